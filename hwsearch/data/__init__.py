@@ -1,0 +1,1 @@
+"""Data sets as frozen descriptions, opened where they are used."""

@@ -1,0 +1,1 @@
+"""Devices: real inference engines with fixed settings, and what they measure."""

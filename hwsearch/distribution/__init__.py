@@ -1,0 +1,1 @@
+"""Carrying work: serial or under Ray."""

@@ -1,0 +1,85 @@
+"""The contract of search engines: pure functions from a history to the next architectures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.results import History
+from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+
+ExactLosses = Callable[[Population], NDArray[np.float64]]
+"""Population (n, g) -> losses (n, m); NaN in the columns of objectives that must be evaluated or measured."""
+
+
+class SpaceExhausted(Exception):
+    """Every architecture of the space has been proposed."""
+
+
+class SearchEngine(ABC):
+    """Proposes what to evaluate next. Pure: the same arguments to `propose` give the same answer in any process.
+
+    Args:
+        space: what to search.
+        n_objectives: number of losses, at least 1.
+        seed: of all random choices.
+        exact: losses that can be computed for any architecture without evaluating it; None if there are none.
+    """
+
+    max_objectives: int | None = None
+    """How many objectives the engine supports; None for any number."""
+
+    def __init__(
+        self, space: SearchSpace, *, n_objectives: int, seed: int = 0, exact: ExactLosses | None = None
+    ) -> None:
+        if n_objectives < 1:
+            raise ValueError(f"n_objectives must be at least 1, but got {n_objectives}.")
+        if self.max_objectives is not None and n_objectives > self.max_objectives:
+            raise ValueError(
+                f"engine {type(self).__name__} supports at most {self.max_objectives} objectives, "
+                f"but got {n_objectives}."
+            )
+        self.space = space
+        self.n_objectives = n_objectives
+        self.seed = seed
+        self.exact = exact
+
+    @abstractmethod
+    def propose(self, history: History, count: int) -> Population:
+        """Returns up to `count` distinct canonical architectures (k, g) that are not in the history.
+
+        Fewer than `count` only when the space has no more; none when it is exhausted.
+
+        Args:
+            history: finished, failed and running trials.
+            count: at least 1.
+        """
+
+    def rng(self, history: History) -> np.random.Generator:
+        """Returns the generator for one call: seeded by the engine's seed and the number of known trials."""
+        return np.random.default_rng([self.seed, len(history)])
+
+
+def fresh_samples(
+    space: SearchSpace, seen: Population, count: int, rng: np.random.Generator, *, tries: int = 20
+) -> Population:
+    """Returns up to `count` distinct architectures (k, g), uniform over those not in `seen`; fewer only when no more.
+
+    Rejection sampling; a space that is nearly used up is enumerated instead.
+    """
+    chosen = np.zeros((0, space.n_genes), dtype=np.uint8)
+    for _ in range(tries):
+        missing = count - len(chosen)
+        if missing == 0:
+            return chosen
+        drawn = unique_rows(space.sample(2 * missing + 8, rng))
+        drawn = drawn[not_in(drawn, np.concatenate([seen, chosen]))]
+        chosen = np.concatenate([chosen, drawn[:missing]])
+    if len(chosen) < count and space.size() <= 1_000_000:
+        rest = space.enumerate()
+        rest = rest[not_in(rest, np.concatenate([seen, chosen]))]
+        chosen = np.concatenate([chosen, rng.permutation(rest)[: count - len(chosen)]])
+    return chosen

@@ -1,0 +1,1 @@
+"""Exporters: plain modules to files that inference runtimes open."""

@@ -1,0 +1,1 @@
+"""Training super-networks and chosen subnets."""

@@ -1,0 +1,1 @@
+"""Latency and accuracy predictors: populations in, mean and standard deviation out."""

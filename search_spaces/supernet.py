@@ -1,0 +1,325 @@
+"""Supernet: full weights, one builder of plain modules and one slicing rule."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from search_spaces.architecture import Architecture
+from search_spaces.genes import Gene, Value
+from search_spaces.layers import Costs, LayerSpec, total_costs
+from search_spaces.slicing import Transform, slice_tensor
+from search_spaces.space import Population, SearchSpace
+from search_spaces.sparsity import Pattern, parse_pattern
+
+SKELETON_CACHE = 256
+Columns = Mapping[str, NDArray[Any]]
+Masks = Mapping[str, Tensor]
+"""Tensor name -> boolean mask of the sliced shape, True = kept."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Dimensions of several tensors that index the same channels, to be permuted together.
+
+    Args:
+        members: (tensor name, dimension) pairs.
+        score: the pair whose L1 norm over the other dimensions is a channel's importance.
+        block: channels that must stay together (the size of an attention head).
+    """
+
+    members: tuple[tuple[str, int], ...]
+    score: tuple[str, int]
+    block: int = 1
+
+
+class Family(ABC):
+    """A parametrised kind of network: its genes, a builder of plain modules and their layers.
+
+    A family knows nothing of weights or sparsity. Everything a built module needs is a parameter or a
+    persistent buffer with the same name in the full module.
+    """
+
+    name: str
+    space: SearchSpace
+    input_shape: tuple[int, ...]
+    """Of one example, without batch."""
+    transforms: Mapping[str, Transform] = {}
+    """Tensor name -> exception from the slicing rule."""
+
+    @abstractmethod
+    def build(self, arch: Architecture) -> nn.Module:
+        """Returns the plain module of an architecture, on the default device, freshly initialised."""
+
+    @abstractmethod
+    def layers(self, columns: Columns) -> list[LayerSpec]:
+        """Returns all layers that any architecture can have, for the gene values (n,) of a population."""
+
+    def build_full(self) -> nn.Module:
+        """Returns the module that owns the full weights; by default the largest architecture."""
+        return self.build(self.space.largest())
+
+    def source(self, name: str, arch: Architecture) -> str:
+        """Returns the name of the full tensor from which a subnet's tensor `name` is cut."""
+        return name
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Returns the coupled channels that may be permuted without changing the largest network."""
+        return []
+
+    def example_inputs(
+        self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
+    ) -> tuple[Tensor, ...]:
+        """Returns random inputs as the built module takes them, each with a leading batch dimension."""
+        return (torch.randn(batch, *self.input_shape, generator=generator),)
+
+
+@dataclass(frozen=True)
+class SparsityGenes:
+    """Sparsity as genes on any family: one gene per stage, per layer, or one for the model.
+
+    Args:
+        choices: pattern names, the first one first in the gene.
+        per: what shares a gene.
+    """
+
+    choices: tuple[str, ...]
+    per: Literal["stage", "layer", "model"] = "stage"
+    patterns: tuple[Pattern, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise ValueError("sparsity choices must not be empty.")
+        object.__setattr__(self, "patterns", tuple(parse_pattern(c) for c in self.choices))
+
+    def gene_of(self, layer: LayerSpec) -> str:
+        """Returns the name of the gene that decides over a layer."""
+        owner = {"stage": layer.stage, "layer": layer.name, "model": "model"}[self.per]
+        return f"{owner}.sparsity"
+
+    def genes(self, layers: Sequence[LayerSpec]) -> list[Gene]:
+        """Returns the genes for all layers that may be sparse, in layer order."""
+        found: dict[str, list[LayerSpec]] = {}
+        for layer in layers:
+            if layer.may_be_sparse:
+                found.setdefault(self.gene_of(layer), []).append(layer)
+        genes = []
+        for name, members in found.items():
+            conditions = {layer.when for layer in members}
+            when = conditions.pop() if len(conditions) == 1 else ()
+            genes.append(Gene(name, self.choices, active_when=when))
+        return genes
+
+
+@dataclass
+class _Skeleton:
+    module: nn.Module
+    shapes: dict[str, torch.Size]
+    patterns: dict[str, Pattern]
+
+
+class Supernet(nn.Module):
+    """Shared weights of all architectures of a family.
+
+    A subnet is always an ordinary module: `build` makes its skeleton on the meta device, `weights` cuts its
+    tensors out of the full ones, `forward` runs the skeleton on those views so that gradients flow, `extract`
+    copies the same tensors into a module of their own.
+
+    Args:
+        family: what to build.
+        sparsity: sparsity genes, appended to the family's.
+        seed: of the initial weights.
+        meta: leave the full weights without storage until `load_arrays`.
+    """
+
+    def __init__(
+        self, family: Family, *, sparsity: SparsityGenes | None = None, seed: int = 0, meta: bool = False
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.sparsity = sparsity
+        self._owner: dict[str, str] = {}
+        if sparsity is None:
+            self.space = family.space
+        else:
+            row = family.space.row(family.space.largest())
+            layers = family.layers(family.space.columns(row[None]))
+            self.space = SearchSpace([*family.space.genes, *sparsity.genes(layers)])
+            self._owner = {layer.name: sparsity.gene_of(layer) for layer in layers if layer.may_be_sparse}
+        if meta:
+            with torch.device("meta"):
+                self.full = family.build_full()
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.full = family.build_full()
+        self._skeletons: OrderedDict[str, _Skeleton] = OrderedDict()
+
+    # -- architectures -> modules --------------------------------------------------------------------
+
+    def build(self, arch: Architecture) -> nn.Module:
+        """Returns the cached skeleton of an architecture: a plain module on the meta device. Do not change it."""
+        return self._skeleton(arch).module
+
+    def _skeleton(self, arch: Architecture) -> _Skeleton:
+        key = arch.key
+        if key in self._skeletons:
+            self._skeletons.move_to_end(key)
+            return self._skeletons[key]
+        with torch.device("meta"):
+            module = self.family.build(arch)
+        shapes = {name: tensor.shape for name, tensor in _tensors(module).items()}
+        patterns = {}
+        for layer, gene in self._owner.items():
+            if f"{layer}.weight" in shapes and gene in arch:
+                pattern = parse_pattern(str(arch[gene]))
+                if pattern.name != "dense":
+                    patterns[f"{layer}.weight"] = pattern
+        skeleton = _Skeleton(module, shapes, patterns)
+        self._skeletons[key] = skeleton
+        if len(self._skeletons) > SKELETON_CACHE:
+            self._skeletons.popitem(last=False)
+        return skeleton
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the full parameters and buffers by name; live, not copies."""
+        return _tensors(self.full)
+
+    def dense_weights(self, arch: Architecture) -> dict[str, Tensor]:
+        """Returns the subnet's tensors before any mask: views of the full ones wherever no transform applies."""
+        full = self.tensors()
+        out = {}
+        for name, shape in self._skeleton(arch).shapes.items():
+            transform = self.family.transforms.get(name)
+            if transform is not None:
+                out[name] = transform(full, name, shape, arch)
+            else:
+                out[name] = slice_tensor(full[self.family.source(name, arch)], shape, name=name)
+        return out
+
+    def masks(self, arch: Architecture) -> dict[str, Tensor]:
+        """Returns the default masks of the architecture's sparsity genes: by magnitude of the sliced weights."""
+        return self._masks(arch, self.dense_weights(arch))
+
+    def _masks(self, arch: Architecture, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {name: p.mask(weights[name]) for name, p in self._skeleton(arch).patterns.items()}
+        return {name: mask for name, mask in found.items() if mask is not None}
+
+    def weights(self, arch: Architecture, masks: Masks | None = None) -> dict[str, Tensor]:
+        """Returns the subnet's parameters and buffers by name, transforms and sparsity applied.
+
+        Views of the full tensors where neither a transform nor a mask applies; gradients flow to the full ones
+        and are exactly zero outside the slice and where masked.
+
+        Args:
+            arch: of this space.
+            masks: used instead of the default ones (a training recipe or a chosen net owns its masks).
+        """
+        weights = self.dense_weights(arch)
+        masks = self._masks(arch, weights) if masks is None else masks
+        for name, mask in masks.items():
+            if name not in weights or mask.shape != weights[name].shape:
+                shape = tuple(weights[name].shape) if name in weights else "no such tensor"
+                raise ValueError(f"mask {name!r} must match the sliced weight ({shape}), but got {tuple(mask.shape)}.")
+            weights[name] = torch.where(mask, weights[name], torch.zeros((), dtype=weights[name].dtype))
+        return weights
+
+    def forward(self, inputs: Tensor | tuple[Tensor, ...], arch: Architecture, masks: Masks | None = None) -> Tensor:
+        """Returns the subnet's output through views of the full weights, in this module's train or eval mode.
+
+        Args:
+            inputs: what the built module takes: one tensor (batch, ...), or a tuple for several arguments.
+            arch: of this space.
+            masks: as for `weights`.
+        """
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        skeleton = self.build(arch)
+        skeleton.train(self.training)
+        out: Tensor = torch.func.functional_call(skeleton, self.weights(arch, masks), inputs)
+        return out
+
+    def extract(self, arch: Architecture, masks: Masks | None = None) -> nn.Module:
+        """Returns the subnet as a plain module of its own, in eval mode: a detached copy, no trace of the search."""
+        with torch.no_grad():
+            weights = {name: tensor.detach().clone() for name, tensor in self.weights(arch, masks).items()}
+        module = copy.deepcopy(self.build(arch))
+        module.load_state_dict(weights, assign=True)
+        for tensor in module.parameters():
+            tensor.requires_grad_(True)
+        return module.eval()
+
+    # -- costs ---------------------------------------------------------------------------------------
+
+    def layers(self, population: Population) -> list[LayerSpec]:
+        """Returns all layers with sizes (n,) and sparsity patterns for a population (n, g)."""
+        columns = self.space.columns(population)
+        layers = self.family.layers(columns)
+        if self.sparsity is None:
+            return layers
+        patterns = self.sparsity.patterns
+        out = []
+        for layer in layers:
+            gene = self._owner.get(layer.name)
+            if gene is not None:
+                layer = layer.with_patterns(patterns, population[:, self.space.index[gene]].astype(np.intp))
+            out.append(layer)
+        return out
+
+    def costs(self, population: Population) -> Costs:
+        """Returns exact costs, each (n,), of a population (n, g). Memory grows with n: give 10,000s, not millions."""
+        population = np.ascontiguousarray(population)
+        return total_costs(self.layers(population), len(population))
+
+    def layer_costs(self, arch: Architecture | Mapping[str, Value]) -> Costs:
+        """Returns the exact costs of one architecture; `.layers` holds its layers with sizes of shape (1,)."""
+        return self.costs(self.space.row(arch)[None])
+
+    # -- weights in and out --------------------------------------------------------------------------
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns the full tensors as NumPy arrays that share their memory (CPU)."""
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.tensors().items()}
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[Any]], *, copy: bool = True) -> None:
+        """Loads full tensors by name; nothing is changed unless all names and shapes are right.
+
+        Args:
+            arrays: every full tensor.
+            copy: False shares read-only memory (object store); the supernet must then not be trained.
+
+        Raises:
+            ValueError: missing, unexpected or mis-shaped tensors; all are named.
+        """
+        want = {name: tuple(tensor.shape) for name, tensor in self.tensors().items()}
+        have = {name: tuple(array.shape) for name, array in arrays.items()}
+        problems = [f"missing {n}" for n in want if n not in have]
+        problems += [f"unexpected {n}" for n in have if n not in want]
+        problems += [f"{n}: must be {want[n]}, but got {have[n]}" for n in want if n in have and want[n] != have[n]]
+        if problems:
+            shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise ValueError(f"the weights must fit the super-network, but: {shown}.")
+        state = {}
+        for name, array in arrays.items():
+            array = np.array(array) if copy else np.asarray(array)
+            state[name] = _from_numpy(array)
+        self.full.load_state_dict(state, assign=True)
+
+
+def _from_numpy(array: NDArray[Any]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # read-only memory: extract copies before anyone writes
+        return torch.from_numpy(array)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
