@@ -401,7 +401,8 @@ class SearchSpace:
     def row(self, source: NDArray[np.uint8] | Mapping[str, Value]) -> NDArray[np.uint8]:
         """Returns the canonical genotype row (g,) of an architecture, a mapping or a row. Raises as `architecture`."""
         if not isinstance(source, Mapping):
-            return self.canonical(np.asarray(source)[None])[0]
+            given: NDArray[np.uint8] = self.canonical(np.asarray(source)[None])[0]
+            return given
         unknown = [name for name in source if name not in self.index]
         if unknown:
             near = difflib.get_close_matches(str(unknown[0]), self.index, n=1)
@@ -410,7 +411,7 @@ class SearchSpace:
         row = np.zeros(self.n_genes, dtype=np.uint8)
         for name, value in source.items():
             row[self.index[name]] = self.genes[self.index[name]].index(value)
-        canonical = self.canonical(row[None])[0]
+        canonical: NDArray[np.uint8] = self.canonical(row[None])[0]
         active = self.active(canonical[None])[0]
         missing = [g.name for i, g in enumerate(self.genes) if active[i] and g.name not in source]
         if missing:
