@@ -59,7 +59,8 @@ class SearchSpace:
         genes: in order; a gene's conditions name earlier genes only.
 
     Raises:
-        ValueError: duplicate names, or a condition on an unknown or later gene or an impossible value.
+        ValueError: duplicate names; a condition on an unknown or later gene, on an impossible value, or on an alias
+            without its representative.
     """
 
     def __init__(self, genes: Sequence[Gene]) -> None:
@@ -75,8 +76,14 @@ class SearchSpace:
                     raise ValueError(
                         f"gene {gene.name!r} must be conditioned on earlier genes, but got {condition.gene!r}."
                     )
-                for value in condition.values:
-                    self.genes[self.index[condition.gene]].index(value)
+                parent = self.genes[self.index[condition.gene]]
+                wanted = {parent.index(value) for value in condition.values}
+                for alias, target in parent.aliases.items():
+                    if (parent.index(alias) in wanted) != (parent.index(target) in wanted):
+                        raise ValueError(
+                            f"gene {gene.name!r}: a condition on {parent.name!r} must hold alike for {alias!r} and its "
+                            f"representative {target!r}, but got {list(condition.values)}."
+                        )
             self.index[gene.name] = position
         self.n_genes = len(self.genes)
         self.n_choices: NDArray[np.intp] = np.array([len(g.choices) for g in self.genes])
