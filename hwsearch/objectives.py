@@ -74,10 +74,14 @@ class Objective:
         return self.sign * value
 
     def violation(self, value: float) -> float:
-        """Returns by how much the limit is passed, in the metric's unit: 0 when kept, NaN when not known."""
+        """Returns by how much the limit is passed, in the metric's unit; NaN when not known.
+
+        At most 0 when the limit is kept: then it is minus the margin, which a surrogate can learn from.
+        Without a limit it is 0.
+        """
         if math.isnan(value):
             return math.nan
-        return 0.0 if self.limit is None else max(0.0, self.sign * (value - self.limit))
+        return 0.0 if self.limit is None else self.sign * (value - self.limit)
 
 
 def losses(objectives: Sequence[Objective], values: NDArray[np.float64]) -> NDArray[np.float64]:

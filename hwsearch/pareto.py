@@ -36,14 +36,50 @@ def ranks(losses: FloatArray) -> NDArray[np.int64]:
     return np.asarray(moocore.pareto_rank(losses), dtype=np.int64)
 
 
+def total_violation(violations: FloatArray) -> FloatArray:
+    """Returns by how much all limits together are passed (n,): 0 = all kept, infinite where one is not known.
+
+    Each column counts in units of the largest known excess, so that a limit in bytes does not drown one in ms.
+
+    Args:
+        violations: (n, c), one column per limit; at most 0 = kept.
+    """
+    excess = np.maximum(np.asarray(violations, dtype=np.float64), 0.0)
+    finite = np.where(np.isfinite(excess), excess, 0.0)
+    scale = finite.max(axis=0, initial=0.0)
+    total: FloatArray = (finite / np.where(scale > 0, scale, 1.0)).sum(axis=1)
+    total[~np.isfinite(excess).all(axis=1)] = np.inf
+    return total
+
+
+def constrained_ranks(losses: FloatArray, violations: FloatArray) -> NDArray[np.int64]:
+    """Returns ranks (n,) with limits first (Deb et al. 2002, constrained domination).
+
+    Rows that keep all limits are ranked by domination; the others come after them, by how much they pass limits.
+
+    Args:
+        losses: (n, m), no NaN.
+        violations: (n, c), at most 0 = kept, NaN = not known (ranked last).
+    """
+    total = total_violation(violations)
+    kept = total == 0
+    result = np.zeros(len(losses), dtype=np.int64)
+    result[kept] = ranks(losses[kept])
+    after = result[kept].max() + 1 if kept.any() else 0
+    result[~kept] = after + np.unique(total[~kept], return_inverse=True)[1]
+    return result
+
+
 def crowding(losses: FloatArray) -> FloatArray:
     """Returns the crowding distance of points of one rank (n,), infinite at the extremes (Deb et al. 2002)."""
     n, m = losses.shape
     distance = np.zeros(n)
+    if n == 0:
+        return distance
     for j in range(m):
         order = np.argsort(losses[:, j], kind="stable")
         values = losses[order, j]
-        span = values[-1] - values[0] if n else 0.0
+        span = values[-1] - values[0]
         if span > 0:
             distance[order[1:-1]] += (values[2:] - values[:-2]) / span
         distance[order[[0, -1]]] = np.inf

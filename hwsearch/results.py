@@ -100,7 +100,8 @@ class History:
     Args:
         genotypes: (n, g) uint8, canonical rows; a row occurs once (repeats of an architecture are not new rows).
         losses: (n, m) one column per objective, smaller is better, NaN = not arrived.
-        violations: (n, c) one column per limit, by how much it is passed (0 = kept), NaN = not arrived.
+        violations: (n, c) one column per limit, by how much it is passed: at most 0 = kept (minus the margin, see
+            `Objective.violation`), NaN = not arrived.
         state: (n,) int8 of `State`.
         stds: (n, m) standard errors of the losses, NaN = unknown.
     """

@@ -59,7 +59,8 @@ class SearchSpace:
         genes: in order; a gene's conditions name earlier genes only.
 
     Raises:
-        ValueError: duplicate names, or a condition on an unknown or later gene or an impossible value.
+        ValueError: duplicate names; a condition on an unknown or later gene, on an impossible value, or on an alias
+            without its representative.
     """
 
     def __init__(self, genes: Sequence[Gene]) -> None:
@@ -75,8 +76,14 @@ class SearchSpace:
                     raise ValueError(
                         f"gene {gene.name!r} must be conditioned on earlier genes, but got {condition.gene!r}."
                     )
-                for value in condition.values:
-                    self.genes[self.index[condition.gene]].index(value)
+                parent = self.genes[self.index[condition.gene]]
+                wanted = {parent.index(value) for value in condition.values}
+                for alias, target in parent.aliases.items():
+                    if (parent.index(alias) in wanted) != (parent.index(target) in wanted):
+                        raise ValueError(
+                            f"gene {gene.name!r}: a condition on {parent.name!r} must hold alike for {alias!r} and its "
+                            f"representative {target!r}, but got {list(condition.values)}."
+                        )
             self.index[gene.name] = position
         self.n_genes = len(self.genes)
         self.n_choices: NDArray[np.intp] = np.array([len(g.choices) for g in self.genes])
@@ -401,7 +408,8 @@ class SearchSpace:
     def row(self, source: NDArray[np.uint8] | Mapping[str, Value]) -> NDArray[np.uint8]:
         """Returns the canonical genotype row (g,) of an architecture, a mapping or a row. Raises as `architecture`."""
         if not isinstance(source, Mapping):
-            return self.canonical(np.asarray(source)[None])[0]
+            given: NDArray[np.uint8] = self.canonical(np.asarray(source)[None])[0]
+            return given
         unknown = [name for name in source if name not in self.index]
         if unknown:
             near = difflib.get_close_matches(str(unknown[0]), self.index, n=1)
@@ -410,7 +418,7 @@ class SearchSpace:
         row = np.zeros(self.n_genes, dtype=np.uint8)
         for name, value in source.items():
             row[self.index[name]] = self.genes[self.index[name]].index(value)
-        canonical = self.canonical(row[None])[0]
+        canonical: NDArray[np.uint8] = self.canonical(row[None])[0]
         active = self.active(canonical[None])[0]
         missing = [g.name for i, g in enumerate(self.genes) if active[i] and g.name not in source]
         if missing:

@@ -63,6 +63,11 @@ class SearchEngine(ABC):
         return np.random.default_rng([self.seed, len(history)])
 
 
+def usable(history: History) -> History:
+    """Returns the trials that an engine can learn from: finished, with every loss known and finite."""
+    return history.only(history.finished & np.isfinite(history.losses).all(axis=1))
+
+
 def fresh_samples(
     space: SearchSpace, seen: Population, count: int, rng: np.random.Generator, *, tries: int = 20
 ) -> Population:

@@ -1,0 +1,316 @@
+"""Executors: which job runs where and when. The policy is here; how a job is carried is in the subclasses."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.results import Artifact, Evaluation, Measurement
+
+Split = Literal["search", "holdout"]
+MeasureResult = dict[str, Measurement] | str
+"""Metric -> measurement, or one line saying why there is none."""
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Evaluate one architecture on a split of the data and make its artifacts.
+
+    Args:
+        index: proposal index.
+        row: (g,) genotype.
+        split: of the data set.
+        artifacts: whether to export.
+    """
+
+    index: int
+    row: NDArray[np.uint8]
+    split: Split = "search"
+    artifacts: bool = True
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """Measure some artifacts on one device, interleaved with each other and a reference."""
+
+    device: str
+    indices: tuple[int, ...]
+    artifacts: tuple[Artifact, ...]
+
+
+Job = EvaluateJob | MeasureJob
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Result of an `EvaluateJob`; artifacts by device name."""
+
+    job: EvaluateJob
+    evaluation: Evaluation
+    artifacts: dict[str, Artifact]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Result of a `MeasureJob`, one per artifact."""
+
+    job: MeasureJob
+    results: tuple[MeasureResult, ...]
+
+
+Result = Evaluated | Measured
+
+
+class AccuracyWorker(Protocol):
+    """Evaluates architectures; plain Python, made by a factory inside the process where it works."""
+
+    def evaluate(self, job: EvaluateJob) -> tuple[Evaluation, dict[str, Artifact]]:
+        """Returns the evaluation and the artifacts by device; never raises for a failing network."""
+        ...
+
+
+class LaneWorker(Protocol):
+    """Measures on one device."""
+
+    def measure(self, artifacts: Sequence[Artifact]) -> list[MeasureResult]:
+        """Returns one result per artifact; raises DeviceError when the device is broken."""
+        ...
+
+
+class WorkerFactory(Protocol):
+    """Makes workers where they will work; picklable and small: large weights are attached by the executor."""
+
+    def accuracy(self, weights: dict[str, NDArray[Any]] | None) -> AccuracyWorker:
+        """Returns an accuracy worker that uses the given full weights (None: the space has none)."""
+        ...
+
+    def lane(self, device: str) -> LaneWorker:
+        """Returns the measuring lane of a device."""
+        ...
+
+
+@dataclass
+class Slot:
+    """A place where one job at a time can run.
+
+    Args:
+        name: unique.
+        host: jobs on one host share cores.
+        device: of a lane; None for accuracy.
+        exclusive: a lane that needs its host's cores for itself.
+    """
+
+    name: str
+    host: str
+    device: str | None = None
+    exclusive: bool = True
+    job: Job | None = None
+    attempt: int = 0
+    started: float = 0.0
+    worker: Any = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How jobs are treated.
+
+    Args:
+        retries: how often a job is tried again after its worker died.
+        timeout_s: a job that takes longer is given up and its worker replaced; None for no limit.
+        lane_batch: artifacts that are timed together.
+        lane_wait_s: how long a lane waits for more artifacts before it times fewer.
+    """
+
+    retries: int = 1
+    timeout_s: float | None = 600.0
+    lane_batch: int = 8
+    lane_wait_s: float = 10.0
+
+
+@dataclass
+class _Waiting:
+    job: Job
+    attempt: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+
+class WorkerDied(Exception):
+    """The process that carried a job is gone."""
+
+
+class Executor(ABC):
+    """Carries jobs to slots.
+
+    A lane of an exclusive device never runs beside another timing or an accuracy job on its host: once it has
+    enough to time (or has waited long enough), no accuracy job is sent to that host until the timing is over.
+    """
+
+    def __init__(self, slots: Sequence[Slot], limits: Limits) -> None:
+        self.slots = list(slots)
+        self.limits = limits
+        self._evaluations: deque[_Waiting] = deque()
+        self._measurements: dict[str, deque[_Waiting]] = {s.device: deque() for s in slots if s.device is not None}
+        self._flush = False
+
+    # -- how a job is carried ------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start(self, slot: Slot, job: Job) -> None:
+        """Starts the job on the slot's worker."""
+
+    @abstractmethod
+    def _collect(self, timeout_s: float) -> list[tuple[Slot, Any]]:
+        """Returns finished slots with their outcome: what the worker returned, an exception, or `WorkerDied`."""
+
+    @abstractmethod
+    def _replace(self, slot: Slot) -> None:
+        """Ends the slot's worker, if it still lives, and makes a new one."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends all workers."""
+
+    # -- what the loop uses --------------------------------------------------------------------------
+
+    @property
+    def free(self) -> int:
+        """How many evaluations may be submitted now without queueing behind others (one per slot may wait)."""
+        n_slots = sum(s.device is None for s in self.slots)
+        busy = sum(s.device is None and s.job is not None for s in self.slots)
+        return max(0, n_slots - busy - len(self._evaluations))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return (
+            not self._evaluations
+            and not any(self._measurements.values())
+            and all(slot.job is None for slot in self.slots)
+        )
+
+    def submit(self, job: Job) -> None:
+        """Queues a job."""
+        if isinstance(job, EvaluateJob):
+            self._evaluations.append(_Waiting(job))
+        else:
+            if job.device not in self._measurements:
+                raise ValueError(f"device must be one of {sorted(self._measurements)}, but got {job.device!r}.")
+            for index, artifact in zip(job.indices, job.artifacts, strict=True):
+                self._measurements[job.device].append(_Waiting(MeasureJob(job.device, (index,), (artifact,))))
+
+    def flush(self, now: bool = True) -> None:
+        """Says that no more evaluations will come: lanes stop waiting for company."""
+        self._flush = now
+
+    def wait(self, timeout_s: float = 1.0) -> list[Result]:
+        """Starts what can start and returns what finished, waiting up to `timeout_s` for something."""
+        self._schedule()
+        results: list[Result] = []
+        for slot, outcome in self._collect(timeout_s):
+            results.extend(self._finish(slot, outcome))
+        if self.limits.timeout_s is not None:
+            for slot in self.slots:
+                if slot.job is not None and time.monotonic() - slot.started > self.limits.timeout_s:
+                    self._replace(slot)
+                    results.extend(
+                        self._finish(
+                            slot, WorkerDied(f"gave up after {self.limits.timeout_s:g} s"), replace_worker=False
+                        )
+                    )
+        return results
+
+    # -- policy --------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        for slot in self.slots:
+            if slot.device is not None and slot.job is None and self._lane_due(slot) and self._host_quiet(slot):
+                batch = [self._measurements[slot.device].popleft() for _ in range(self._batch_size(slot.device))]
+                job = MeasureJob(
+                    slot.device,
+                    tuple(i for w in batch if isinstance(w.job, MeasureJob) for i in w.job.indices),
+                    tuple(a for w in batch if isinstance(w.job, MeasureJob) for a in w.job.artifacts),
+                )
+                self._run(slot, _Waiting(job, max(w.attempt for w in batch)))
+        for slot in self.slots:
+            if slot.device is None and slot.job is None and self._evaluations and not self._gated(slot.host):
+                self._run(slot, self._evaluations.popleft())
+
+    def _run(self, slot: Slot, waiting: _Waiting) -> None:
+        slot.job, slot.attempt, slot.started = waiting.job, waiting.attempt, time.monotonic()
+        self._start(slot, waiting.job)
+
+    def _batch_size(self, device: str) -> int:
+        """Whole batches; something that was tried before goes alone, so that a killer is found."""
+        queue = self._measurements[device]
+        if queue[0].attempt:
+            return 1
+        return min(len(queue), self.limits.lane_batch)
+
+    def _lane_due(self, slot: Slot) -> bool:
+        assert slot.device is not None
+        queue = self._measurements[slot.device]
+        if not queue:
+            return False
+        n_running = sum(s.device is None and s.job is not None for s in self.slots)
+        nothing_to_come = n_running == 0 and not self._evaluations
+        return (
+            len(queue) >= self.limits.lane_batch
+            or nothing_to_come
+            or time.monotonic() - queue[0].since >= self.limits.lane_wait_s
+            or queue[0].attempt > 0
+        )
+
+    def _host_quiet(self, lane: Slot) -> bool:
+        others = [s for s in self.slots if s.host == lane.host and s is not lane and s.job is not None]
+        if lane.exclusive:
+            return not others
+        return not any(s.device is not None and s.exclusive for s in others)
+
+    def _gated(self, host: str) -> bool:
+        """Whether a timing on the host runs or is due."""
+        lanes = [s for s in self.slots if s.host == host and s.device is not None and s.exclusive]
+        return any(s.job is not None or self._lane_due(s) for s in lanes)
+
+    def _finish(self, slot: Slot, outcome: Any, *, replace_worker: bool = True) -> list[Result]:
+        job, attempt = slot.job, slot.attempt
+        assert job is not None
+        slot.job = None
+        if isinstance(outcome, WorkerDied):
+            if replace_worker:
+                self._replace(slot)
+            if attempt < self.limits.retries:
+                again = [_Waiting(part, attempt + 1) for part in _split(job)]
+                queue = self._evaluations if isinstance(job, EvaluateJob) else self._measurements[job.device]
+                queue.extendleft(reversed(again))
+                return []
+            reason = str(outcome) or "the worker died"
+            outcome = RuntimeError(f"{reason} ({attempt + 1} attempts)")
+        if isinstance(job, EvaluateJob):
+            if isinstance(outcome, BaseException):
+                return [Evaluated(job, Evaluation({}, seconds=0.0, error=one_line(outcome)), {})]
+            evaluation, artifacts = outcome
+            if attempt:
+                evaluation = replace(evaluation, attributes={**evaluation.attributes, "retries": attempt})
+            return [Evaluated(job, evaluation, artifacts)]
+        if isinstance(outcome, BaseException):
+            return [Measured(job, tuple(one_line(outcome) for _ in job.indices))]
+        return [Measured(job, tuple(outcome))]
+
+
+def _split(job: Job) -> list[Job]:
+    if isinstance(job, EvaluateJob):
+        return [job]
+    return [MeasureJob(job.device, (i,), (a,)) for i, a in zip(job.indices, job.artifacts, strict=True)]
+
+
+def one_line(error: BaseException) -> str:
+    """Returns `Type: message` of an exception, in one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

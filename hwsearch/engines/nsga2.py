@@ -1,0 +1,129 @@
+"""NSGA-II with integer operators, steady-state: parents are selected from everything that has finished."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch import pareto
+from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples, usable
+from hwsearch.results import History
+from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+
+
+class NSGA2(SearchEngine):
+    """Non-dominated sorting genetic algorithm II (Deb et al. 2002), for any number of objectives and limits.
+
+    Uniform crossover and reset mutation on choice indices. Limits come first: kept before passed, less passed
+    before more (Deb's constrained domination). There are no generations: each call selects its parents from all
+    finished trials, so a slow trial holds nobody up, and nothing in the history is proposed again.
+
+    Args:
+        space: what to search.
+        n_objectives: number of losses.
+        seed: of all random choices.
+        exact: not used.
+        population: how many random trials come first, and how many finished ones may be parents.
+        crossover: chance that a child has two parents.
+        mutation: chance of every gene to be reset; None for 1 / (number of genes).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        n_objectives: int,
+        seed: int = 0,
+        exact: ExactLosses | None = None,
+        population: int = 20,
+        crossover: float = 0.9,
+        mutation: float | None = None,
+    ) -> None:
+        super().__init__(space, n_objectives=n_objectives, seed=seed, exact=exact)
+        if population < 2:
+            raise ValueError(f"engine.population must be at least 2, but got {population}.")
+        if not 0.0 <= crossover <= 1.0:
+            raise ValueError(f"engine.crossover must be in [0, 1], but got {crossover}.")
+        if mutation is not None and not 0.0 <= mutation <= 1.0:
+            raise ValueError(f"engine.mutation must be in [0, 1], but got {mutation}.")
+        self.population = population
+        self.crossover = crossover
+        self.mutation = 1.0 / space.n_genes if mutation is None else mutation
+
+    def propose(self, history: History, count: int) -> Population:
+        """Returns up to `count` architectures (k, g): random ones until `population` are known, then children."""
+        rng = self.rng(history)
+        done = usable(history)
+        n_random = min(count, max(0, self.population - len(history)))
+        if len(done) < 2:
+            n_random = count
+        chosen = fresh_samples(self.space, history.genotypes, n_random, rng)
+        if n_random < count:
+            parents, order = survivors(done.losses, done.violations, self.population)
+            chosen = self._children(done.genotypes[parents], order, history.genotypes, chosen, count, rng)
+        return chosen
+
+    def _children(
+        self,
+        parents: Population,
+        order: NDArray[np.intp],
+        seen: Population,
+        chosen: Population,
+        count: int,
+        rng: np.random.Generator,
+        tries: int = 20,
+    ) -> Population:
+        """Returns `chosen` filled up to `count` rows with new children, or with random rows when children run out."""
+        for _ in range(tries):
+            missing = count - len(chosen)
+            if missing == 0:
+                return chosen
+            n = 2 * missing + 8
+            a, b = tournament(order, n, rng), tournament(order, n, rng)
+            children = self.space.crossover(parents[a], parents[b], rng)
+            alone = rng.random(n) >= self.crossover
+            children[alone] = parents[a[alone]]
+            children = unique_rows(self.space.mutate(children, rng, self.mutation))
+            children = children[not_in(children, np.concatenate([seen, chosen]))]
+            chosen = np.concatenate([chosen, children[:missing]])
+        rest = fresh_samples(self.space, np.concatenate([seen, chosen]), count - len(chosen), rng)
+        return np.concatenate([chosen, rest])
+
+
+def survivors(
+    losses: NDArray[np.float64], violations: NDArray[np.float64], size: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Returns the best `size` rows (k,), best first, and their places (k,): equal places are equally good parents.
+
+    By constrained rank, then by crowding distance within the rank (environmental selection of NSGA-II).
+
+    Args:
+        losses: (n, m), no NaN.
+        violations: (n, c), at most 0 = kept.
+        size: at least 1.
+    """
+    rank = pareto.constrained_ranks(losses, violations)
+    kept: list[NDArray[np.intp]] = []
+    crowds: list[NDArray[np.float64]] = []
+    missing = min(size, len(losses))
+    for value in np.unique(rank):
+        rows = np.flatnonzero(rank == value)
+        crowd = pareto.crowding(losses[rows])
+        best = np.argsort(-crowd, kind="stable")[:missing]
+        kept.append(rows[best])
+        crowds.append(crowd[best])
+        missing -= len(best)
+        if missing == 0:
+            break
+    rows = np.concatenate(kept)
+    keys = np.stack([rank[rows].astype(np.float64), -np.concatenate(crowds)], axis=1)
+    places = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    return rows, places
+
+
+def tournament(order: NDArray[np.intp], n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Returns `n` winners of random pairs (n,): the lower place wins, of equal places the first drawn."""
+    pairs = rng.integers(0, len(order), (n, 2))
+    first, second = order[pairs[:, 0]], order[pairs[:, 1]]
+    winners: NDArray[np.intp] = np.where(second < first, pairs[:, 1], pairs[:, 0])
+    return winners

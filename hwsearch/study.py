@@ -1,0 +1,345 @@
+"""The record of a run: Optuna studies on disk, arrays in memory, one writer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from hwsearch.errors import RunFolderError, UserError
+from hwsearch.objectives import Objective
+from hwsearch.results import Evaluation, History, Measurement, State
+from search_spaces.space import Population, SearchSpace
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def repair_journal(path: Path) -> int:
+    """Cuts a journal back to its last complete line and frees Optuna's own file lock; returns the bytes cut.
+
+    A process that was killed while it appended leaves a torn line, after which every later append would fail.
+    Call only while holding the run's lock.
+    """
+    lock = path.with_name(path.name + ".lock")
+    if lock.is_symlink() or lock.exists():
+        lock.unlink()
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    end = len(content)
+    while end:
+        if content[end - 1 : end] == b"\n":
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            try:
+                json.loads(content[start:end])
+                break
+            except ValueError:
+                end = start
+        else:
+            end = content.rfind(b"\n", 0, end) + 1
+    if end < len(content):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return len(content) - end
+
+
+def open_storage(url: str | None, journal: Path) -> BaseStorage:
+    """Returns the storage of a run: an Optuna storage URL, or the journal file when there is none.
+
+    Raises:
+        UserError: the database cannot be opened.
+    """
+    if url is None:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(journal)))
+    try:
+        return RDBStorage(url)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"storage must be a database that Optuna can open, but got: {reason}") from error
+
+
+@dataclass
+class Trial:
+    """Everything known about one architecture of the run.
+
+    Args:
+        index: proposal index.
+        row: (g,) canonical genotype.
+        key: digest of the architecture.
+        state: running, finished (all its metrics arrived) or failed.
+        metrics, stds: by metric name (`accuracy`, `latency_ms@cpu`), in the user's direction and unit.
+        seconds: wall time of its evaluation.
+        error: one line, or None.
+        attributes: JSON-able extras: artifacts by device, engine attributes, environments.
+        arrived: devices whose record arrived; None stands for the evaluation.
+    """
+
+    index: int
+    row: NDArray[np.uint8]
+    key: str
+    state: State = State.RUNNING
+    metrics: dict[str, float] = field(default_factory=dict)
+    stds: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    arrived: set[str | None] = field(default_factory=set)
+
+
+class Study:
+    """All trials of a run. The only writer of its storage; the caller holds the run's lock.
+
+    One Optuna study, `<run>@accuracy`, holds what does not depend on a device; one per device,
+    `<run>@<device>`, holds its objectives together with the former. A record is written once, whole, in one
+    transaction, when it arrives. Running trials are known to this object alone.
+
+    Args:
+        name: of the run.
+        space: its genes become Optuna parameters.
+        objectives: what is optimised, in the config's order.
+        limits: objectives with a limit (also ones that are only limits).
+        devices: every device that trials are measured on.
+        storage: read once, here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        space: SearchSpace,
+        *,
+        objectives: Sequence[Objective],
+        limits: Sequence[Objective] = (),
+        devices: Sequence[str] = (),
+        storage: BaseStorage,
+    ) -> None:
+        self.name, self.space = name, space
+        self.objectives, self.limits = tuple(objectives), tuple(limits)
+        self.devices = tuple(devices)
+        self.trials: list[Trial] = []  # in proposal order
+        self._by_index: dict[int, Trial] = {}
+        self._losses = np.zeros((0, len(self.objectives)))
+        self._stds = np.zeros((0, len(self.objectives)))
+        self._violations = np.zeros((0, len(self.limits)))
+        self._rows = np.zeros((0, space.n_genes), dtype=np.uint8)
+        self._state = np.zeros(0, dtype=np.int8)
+        self._position: dict[int, int] = {}
+        self._next_index = 0
+        self._distributions = {g.name: CategoricalDistribution(list(g.choices)) for g in space.genes}
+        self._studies = {device: self._open(storage, device) for device in (None, *self.devices)}
+        self._read()
+
+    def _columns(self, device: str | None) -> list[Objective]:
+        """Returns what an Optuna study has as values: never empty."""
+        own = [o for o in self.objectives if o.device in {None, device}]
+        return own or [Objective("seconds")]
+
+    def _open(self, storage: BaseStorage, device: str | None) -> optuna.Study:
+        columns = self._columns(device)
+        study = optuna.create_study(
+            study_name=f"{self.name}@{device or 'accuracy'}",
+            storage=storage,
+            directions=[o.direction for o in columns],
+            sampler=optuna.samplers.RandomSampler(seed=0),
+            load_if_exists=True,
+        )
+        directions = [d.name.lower() for d in study.directions]
+        if directions != [o.direction for o in columns]:
+            raise RunFolderError(
+                f"study {study.study_name!r} must have objectives {[o.name for o in columns]}, but was stored "
+                f"with {len(directions)} of directions {directions}."
+            )
+        if study.user_attrs.get("space") is None:
+            study.set_user_attr("space", self.space.fingerprint)
+            study.set_metric_names([o.name for o in columns])
+        elif study.user_attrs["space"] != self.space.fingerprint:
+            raise RunFolderError(
+                f"study {study.study_name!r} must be of space {self.space.fingerprint}, but was stored with "
+                f"{study.user_attrs['space']}."
+            )
+        return study
+
+    def _read(self) -> None:
+        """Fills the arrays from the storage."""
+        found: dict[int, list[tuple[str | None, FrozenTrial]]] = {}
+        for device, study in self._studies.items():
+            for frozen in study.get_trials(deepcopy=False):
+                if "proposal_index" in frozen.user_attrs:
+                    found.setdefault(int(frozen.user_attrs["proposal_index"]), []).append((device, frozen))
+        for index in sorted(found):
+            records = dict(found[index])
+            row = np.frombuffer(bytes.fromhex(found[index][0][1].user_attrs["genotype"]), dtype=np.uint8)
+            self._add(index, row)
+            for device in (None, *self.devices):
+                if device in records:
+                    attrs = records[device].user_attrs
+                    self._merge(
+                        index,
+                        device,
+                        Evaluation(
+                            metrics=attrs["metrics"],
+                            stds=attrs["stds"],
+                            seconds=attrs["seconds"],
+                            error=attrs["error"],
+                            attributes=attrs["attributes"],
+                        ),
+                    )
+
+    # -- what engines and reports see ----------------------------------------------------------------
+
+    def history(self) -> History:
+        """Returns all finished, failed and running trials in proposal order."""
+        n = len(self.trials)
+        return History(
+            genotypes=self._rows[:n],
+            losses=self._losses[:n],
+            violations=self._violations[:n],
+            state=self._state[:n],
+            stds=self._stds[:n],
+        )
+
+    def trial(self, index: int) -> Trial:
+        """Returns the trial of a proposal index."""
+        return self._by_index[index]
+
+    def unmeasured(self) -> list[tuple[int, str]]:
+        """Returns (proposal index, device) of evaluated trials whose measurement has not arrived."""
+        return [
+            (t.index, device)
+            for t in self.trials
+            if None in t.arrived and t.state == State.RUNNING
+            for device in self.devices
+            if device not in t.arrived
+        ]
+
+    def n_recorded(self) -> int:
+        """Returns the number of trials whose evaluation is on record."""
+        return sum(None in t.arrived for t in self.trials)
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    def start(self, population: Population, *, attributes: Mapping[str, object] | None = None) -> list[int]:
+        """Notes proposed architectures (k, g) as running, in memory only; returns their proposal indices."""
+        indices = []
+        for row in population:
+            index = self._next_index
+            self._add(index, row)
+            self._by_index[index].attributes.update(attributes or {})
+            indices.append(index)
+        return indices
+
+    def record(self, index: int, evaluation: Evaluation) -> None:
+        """Writes what does not depend on a device, once, in one transaction."""
+        self._record(index, None, evaluation)
+
+    def record_measurement(self, index: int, device: str, result: Mapping[str, Measurement] | str) -> None:
+        """Writes a device's measurements (or one line saying why there are none), once, in one transaction."""
+        if isinstance(result, str):
+            evaluation = Evaluation(metrics={}, seconds=0.0, error=f"{device}: {result}")
+        else:
+            evaluation = Evaluation(
+                metrics={f"{metric}@{device}": m.value for metric, m in result.items()},
+                stds={f"{metric}@{device}": m.std for metric, m in result.items() if not math.isnan(m.std)},
+                seconds=0.0,
+                attributes={
+                    f"measured@{device}": {
+                        metric: {"repeats": m.repeats, "raw": m.raw, "unit": m.unit, "environment": dict(m.environment)}
+                        for metric, m in result.items()
+                    }
+                },
+            )
+        self._record(index, device, evaluation)
+
+    def _record(self, index: int, device: str | None, evaluation: Evaluation) -> None:
+        trial = self._by_index[index]
+        if device in trial.arrived:
+            raise ValueError(f"trial {index} must be recorded once per device, but got {device or 'accuracy'} again.")
+        error = evaluation.error
+        known = {**trial.metrics, **evaluation.metrics, "seconds": evaluation.seconds}
+        values = [known.get(o.name, math.nan) for o in self._columns(device)]
+        missing = [o.name for o, v in zip(self._columns(device), values, strict=True) if not math.isfinite(v)]
+        if missing and error is None:
+            error = f"{missing[0]} must be finite, but got {known.get(missing[0], 'nothing')}."
+        attributes = dict(evaluation.attributes)
+        if device is None:
+            attributes = {**trial.attributes, **attributes}
+        arch = self.space.architecture(trial.row)
+        finite = {k: v for k, v in evaluation.metrics.items() if math.isfinite(v)}
+        frozen = optuna.trial.create_trial(
+            params=arch.to_dict(),
+            distributions={gene: self._distributions[gene] for gene in arch},
+            values=None if error else values,
+            state=TrialState.FAIL if error else TrialState.COMPLETE,
+            user_attrs={
+                "proposal_index": index,
+                "genotype": trial.row.tobytes().hex(),
+                "key": trial.key,
+                "metrics": finite,
+                "stds": dict(evaluation.stds),
+                "seconds": evaluation.seconds,
+                "error": error,
+                "attributes": attributes,
+            },
+        )
+        self._studies[device].add_trial(frozen)
+        self._merge(
+            index,
+            device,
+            Evaluation(
+                metrics=finite, stds=evaluation.stds, seconds=evaluation.seconds, error=error, attributes=attributes
+            ),
+        )
+
+    # -- memory --------------------------------------------------------------------------------------
+
+    def _add(self, index: int, row: NDArray[np.uint8]) -> None:
+        n = len(self.trials)
+        if n == len(self._rows):
+            grown = max(64, 2 * n)
+            self._rows = _grow(self._rows, grown, 0)
+            self._losses = _grow(self._losses, grown, np.nan)
+            self._stds = _grow(self._stds, grown, np.nan)
+            self._violations = _grow(self._violations, grown, np.nan)
+            self._state = _grow(self._state, grown, State.RUNNING)
+        trial = Trial(index=index, row=np.array(row, dtype=np.uint8), key=self.space.architecture(row).key)
+        self.trials.append(trial)
+        self._by_index[index] = trial
+        self._position[index] = n
+        self._rows[n] = row
+        self._next_index = max(self._next_index, index + 1)
+
+    def _merge(self, index: int, device: str | None, evaluation: Evaluation) -> None:
+        trial, n = self._by_index[index], self._position[index]
+        trial.arrived.add(device)
+        trial.metrics.update(evaluation.metrics)
+        trial.stds.update(evaluation.stds)
+        trial.seconds += evaluation.seconds
+        trial.attributes.update(evaluation.attributes)
+        trial.error = trial.error or evaluation.error
+        for j, objective in enumerate(self.objectives):
+            self._losses[n, j] = objective.loss(trial.metrics.get(objective.name, math.nan))
+            self._stds[n, j] = trial.stds.get(objective.name, math.nan)
+        for j, limit in enumerate(self.limits):
+            self._violations[n, j] = limit.violation(trial.metrics.get(limit.name, math.nan))
+        if trial.error is not None and (device is None or len(trial.arrived) == 1 + len(self.devices)):
+            trial.state = State.FAILED
+        elif len(trial.arrived) == 1 + len(self.devices):
+            trial.state = State.FINISHED
+        self._state[n] = trial.state
+
+
+def _grow(array: NDArray[Any], rows: int, fill: float) -> NDArray[Any]:
+    out = np.full((rows, *array.shape[1:]), fill, dtype=array.dtype)
+    out[: len(array)] = array
+    return out
