@@ -56,7 +56,12 @@ def reference_onnx() -> bytes:
         weight, bias = weights[i]
         tensors += [numpy_helper.from_array(weight, f"w{i}"), numpy_helper.from_array(bias, f"b{i}")]
         pad = kernel // 2
-        attributes: dict[str, Any] = {"strides": [stride] * 2, "pads": [pad] * 4, "group": groups, "kernel_shape": [kernel] * 2}
+        attributes: dict[str, Any] = {
+            "strides": [stride] * 2,
+            "pads": [pad] * 4,
+            "group": groups,
+            "kernel_shape": [kernel] * 2,
+        }
         nodes.append(helper.make_node("Conv", [name, f"w{i}", f"b{i}"], [f"c{i}"], **attributes))
         name = f"c{i}"
         if relu:
