@@ -381,11 +381,9 @@ class Factory:
 
     Args:
         raw: the configuration as plain data.
-        references: device name -> latency of its reference net in ms, frozen at the run's first measuring.
     """
 
     raw: Mapping[str, Any]
-    references: Mapping[str, float]
 
     def accuracy(self, weights: dict[str, NDArray[Any]] | None) -> AccuracyWorker:
         """Returns the worker that evaluates subnets of the run's super-network."""
@@ -405,4 +403,4 @@ class Factory:
     def lane(self, device: str) -> LaneWorker:
         """Returns the measuring lane of a device."""
         made = load_raw(self.raw, source="config")
-        return DeviceLane(made.device(device, reference_ms=self.references.get(device)))
+        return DeviceLane(made.device(device))

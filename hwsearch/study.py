@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from hwsearch import pareto
 from hwsearch.errors import RunFolderError, UserError
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, History, Measurement, State
@@ -208,6 +209,13 @@ class Study:
             state=self._state[:n],
             stds=self._stds[:n],
         )
+
+    def front(self) -> list[Trial]:
+        """Returns the feasible finished trials that no other one dominates, in proposal order."""
+        history = self.history()
+        losses = history.losses.copy()
+        losses[~history.feasible] = math.nan
+        return [trial for trial, member in zip(self.trials, pareto.front(losses), strict=True) if member]
 
     def trial(self, index: int) -> Trial:
         """Returns the trial of a proposal index."""
