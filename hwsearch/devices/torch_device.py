@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint
 from hwsearch.devices.environment import fingerprint
@@ -93,7 +94,7 @@ def load_program(content: bytes, *, what: str = "the program", device: str = "cp
     try:
         program = torch.export.load(io.BytesIO(content))
         if device != "cpu":
-            program = torch.export.passes.move_to_device_pass(program, device)
+            program = move_to_device_pass(program, device)
         return program.module()
     except Exception as error:  # a broken archive fails in many ways
         raise DeviceError(f"torch cannot open {what}: {' '.join(str(error).split())[:300]}") from error

@@ -180,12 +180,18 @@ def _decode_weight(name: str, tensors: Mapping[str, Tensor], pattern_name: str, 
     if isinstance(pattern, NOfM):
         order = (shape[0], *shape[2:], shape[1])
         blocks = np.zeros((int(np.prod(shape)) // pattern.m, pattern.m), np.uint32)
-        places = _unpack(tensors[f"{name}.positions"].numpy(), (pattern.m - 1).bit_length(), len(values))
+        packed, bits = tensors[f"{name}.positions"].numpy(), (pattern.m - 1).bit_length()
+        if len(values) != len(blocks) * pattern.n or len(packed) != (len(values) * bits + 7) // 8:
+            raise ValueError(f"{len(values)} values and {len(packed)} bytes of positions for shape {shape}")
+        places = _unpack(packed, bits, len(values))
         np.put_along_axis(blocks, places.reshape(-1, pattern.n), values.reshape(-1, pattern.n), axis=1)
         words = np.ascontiguousarray(np.moveaxis(blocks.reshape(order), -1, 1))
     else:
         flat = np.zeros(int(np.prod(shape)), np.uint32)
-        kept = np.unpackbits(tensors[f"{name}.bitmap"].numpy(), count=len(flat)).astype(bool)
+        bitmap = tensors[f"{name}.bitmap"].numpy()
+        if len(bitmap) != (len(flat) + 7) // 8:
+            raise ValueError(f"{len(bitmap)} bytes of bitmap for shape {shape}")
+        kept = np.unpackbits(bitmap, count=len(flat)).astype(bool)
         flat[kept] = values
         words = flat.reshape(shape)
     return torch.from_numpy(words.view(np.float32))

@@ -18,6 +18,9 @@ from tests.contracts.nets import conv_supernet, subnet
 
 QUICK = {"repeats": 6, "max_seconds": 0.3, "warmup": 1}
 
+ARTIFACTS: dict[tuple[str, bool], Artifact] = {}
+"""Exported once per format: torch.export takes seconds."""
+
 
 class DeviceContract:
     """Inherit; supply `exporter` and `make_device`."""
@@ -124,5 +127,8 @@ class DeviceContract:
         assert fingerprint["runtime"] == self.runtime
 
     def artifact(self, exporter: Exporter, *, largest: bool) -> Artifact:
-        module, example, costs = subnet(conv_supernet(), largest=largest)
-        return exporter.export(module, example, costs=costs)
+        key = (exporter.format, largest)
+        if key not in ARTIFACTS:
+            module, example, costs = subnet(conv_supernet(), largest=largest)
+            ARTIFACTS[key] = exporter.export(module, example, costs=costs)
+        return ARTIFACTS[key]

@@ -60,10 +60,12 @@ class ExporterContract:
         assert_same_module(module, before)
 
     def test_same_module_gives_same_bytes(self, exporter: Exporter) -> None:
+        if not self.deterministic:
+            pytest.skip("the format does not promise it")
         module, example, costs = subnet(conv_supernet(), largest=False)
         one = exporter.export(module, example, costs=costs)
         other = exporter.export(copy.deepcopy(module), example, costs=costs)
-        assert (one.sha256 == other.sha256) == self.deterministic
+        assert one.sha256 == other.sha256
 
     def test_unknown_precision(self, exporter: Exporter) -> None:
         module, example, costs = subnet(mlp_supernet(), largest=False)
