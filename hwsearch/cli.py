@@ -58,7 +58,6 @@ def run(
     """
     from rich.console import Console
 
-    from hwsearch.commands.finish import draw
     from hwsearch.commands.run import run as command
     from hwsearch.report.live import Live
     from hwsearch.report.table import front_table
@@ -66,7 +65,7 @@ def run(
     console = Console(stderr=as_json)
     with Live(console) as live:
         outcome = command(config, overrides=overrides or [], run_dir=run_dir, observer=live)
-    content = draw(outcome.folder)
+    content = outcome.front
     if as_json:
         _json({"folder": str(outcome.folder.path), "n_trials": outcome.n_trials, **content})
         return

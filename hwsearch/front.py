@@ -106,31 +106,37 @@ def validate(
     measured: dict[int, dict[str, Any]] = {trial.index: {} for trial in trials}
     errors: dict[int, str] = {}
     total, done = len(trials) * (1 + len(study.devices)), 0
-    for trial in trials:
-        executor.submit(EvaluateJob(trial.index, trial.row, split="holdout"))
-    while not executor.idle:
-        for result in executor.wait(1.0):
-            if isinstance(result, Evaluated):
-                done += 1
-                again[result.job.index] = result
-                if result.evaluation.error is not None:
-                    errors[result.job.index] = result.evaluation.error
-            else:
-                done += len(result.job.indices)
+
+    def finish() -> None:
+        nonlocal done
+        while not executor.idle:
+            for result in executor.wait(1.0):
+                if isinstance(result, Evaluated):
+                    done += 1
+                    again[result.job.index] = result
+                    if result.evaluation.error is not None:
+                        errors[result.job.index] = result.evaluation.error
+                    continue
                 for index, outcome in zip(result.job.indices, result.results, strict=True):
+                    done += 1
                     if isinstance(outcome, str):
                         errors.setdefault(index, f"{result.job.device}: {outcome}")
                     else:
                         measured[index][result.job.device] = outcome
                         if result.job.device not in executor.references:
                             executor.references.update(folder.freeze_reference(result.job.device, outcome))
-        if executor.idle and len(again) == len(trials) and not any(measured.values()) and not errors:
-            # Everything is scored before anything is timed: all members are then timed side by side.
-            for device in study.devices:
-                for trial in trials:
-                    executor.submit(MeasureJob(device, (trial.index,), (again[trial.index].artifacts[device],)))
-        if observe is not None:
-            observe(done, total)
+            if observe is not None:
+                observe(done, total)
+
+    for trial in trials:
+        executor.submit(EvaluateJob(trial.index, trial.row, split="holdout"))
+    finish()
+    # Everything is scored before anything is timed: all members are then timed side by side.
+    for device in study.devices:
+        for trial in trials:
+            if trial.index not in errors:
+                executor.submit(MeasureJob(device, (trial.index,), (again[trial.index].artifacts[device],)))
+    finish()
     members = [_member(trial, again[trial.index], measured[trial.index], errors, study, folder) for trial in trials]
     members = _flag(members, study.objectives)
     save_front(members, study.objectives, study.limits, folder)

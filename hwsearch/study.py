@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +164,9 @@ class Study:
             )
         if study.user_attrs.get("space") is None:
             study.set_user_attr("space", self.space.fingerprint)
-            study.set_metric_names([o.name for o in columns])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([o.name for o in columns])
         elif study.user_attrs["space"] != self.space.fingerprint:
             raise RunFolderError(
                 f"study {study.study_name!r} must be of space {self.space.fingerprint}, but was stored with "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from search_spaces.genes import Condition
 from search_spaces.layers import LayerSpec, Size
+from search_spaces.supernet import ChannelGroup
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -175,6 +176,7 @@ def inverted_residual_layers(
     se: bool = False,
     expand: bool = True,
     shortcut: bool = False,
+    prunable: bool = True,
     active: bool | NDArray[np.bool_] = True,
     when: tuple[Condition, ...] = (),
 ) -> list[LayerSpec]:
@@ -189,7 +191,7 @@ def inverted_residual_layers(
         )
 
     if expand:
-        conv("expand", inputs=inputs, outputs=mid, size=size)
+        conv("expand", inputs=inputs, outputs=mid, size=size, prunable=prunable)
     conv("depthwise", inputs=mid, outputs=mid, size=size, kernel=kernel, stride=stride, groups=mid, prunable=False)
     if se:
         hidden = make_divisible_array(np.asarray(mid) // 4) if isinstance(mid, np.ndarray) else make_divisible(mid // 4)
@@ -209,13 +211,34 @@ def inverted_residual_layers(
                     when=when,
                 )
             )
-    conv("project", inputs=mid, outputs=outputs, size=side)
+    conv("project", inputs=mid, outputs=outputs, size=side, prunable=prunable)
     return layers
 
 
 class GlobalMean(nn.Module):
-    """Means over height and width: (batch, channels, height, width) -> (batch, channels)."""
+    """Means over height and width: (batch, channels, height, width) -> (batch, channels), or (.., 1, 1) if kept."""
+
+    def __init__(self, *, keepdim: bool = False) -> None:
+        super().__init__()
+        self.keepdim = keepdim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns (batch, channels)."""
-        return torch.mean(x, (2, 3))
+        """Returns (batch, channels) or (batch, channels, 1, 1)."""
+        return torch.mean(x, (2, 3), keepdim=self.keepdim)
+
+
+def conv_norm_members(name: str) -> list[tuple[str, int]]:
+    """Returns the tensors of a `ConvNormAct` that are indexed by its output channels."""
+    norm = [(f"{name}.bn.{part}", 0) for part in ("weight", "bias", "running_mean", "running_var")]
+    return [(f"{name}.conv.weight", 0), *norm]
+
+
+def mid_channels(name: str, *, se: bool) -> list[ChannelGroup]:
+    """Returns the coupled mid channels of an `InvertedResidual`, scored by its projection, and those of its gate."""
+    members = [(f"{name}.project.conv.weight", 1), *conv_norm_members(f"{name}.expand")]
+    members += conv_norm_members(f"{name}.depthwise")
+    if not se:
+        return [ChannelGroup(tuple(members), score=members[0])]
+    members += [(f"{name}.se.reduce.weight", 1), (f"{name}.se.expand.weight", 0), (f"{name}.se.expand.bias", 0)]
+    gate = ((f"{name}.se.expand.weight", 1), (f"{name}.se.reduce.weight", 0), (f"{name}.se.reduce.bias", 0))
+    return [ChannelGroup(tuple(members), score=members[0]), ChannelGroup(gate, score=gate[0])]

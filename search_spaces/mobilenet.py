@@ -15,9 +15,11 @@ from search_spaces.blocks import (
     GlobalMean,
     InvertedResidual,
     conv_norm_layers,
+    conv_norm_members,
     inverted_residual_layers,
     make_divisible,
     make_divisible_array,
+    mid_channels,
     out_size,
 )
 from search_spaces.genes import Condition, Gene
@@ -185,10 +187,10 @@ class MobileNet(Family):
 
     def channel_groups(self) -> list[ChannelGroup]:
         """Returns the mid channels of every block and the channels of every stage."""
-        groups = []
+        groups: list[ChannelGroup] = []
         for s, stage in enumerate(self.stages, start=1):
             for b in range(1, max(stage.depth) + 1):
-                groups.append(mid_channels(f"stage{s}.block{b}", se=stage.se))
+                groups += mid_channels(f"stage{s}.block{b}", se=stage.se)
             readers = [(f"stage{s}.block{b}.expand.conv.weight", 1) for b in range(2, max(stage.depth) + 1)]
             after = f"stage{s + 1}.block1.expand" if s < len(self.stages) else "head"
             readers.append((f"{after}.conv.weight", 1))
@@ -197,18 +199,3 @@ class MobileNet(Family):
                 members += conv_norm_members(f"stage{s}.block{b}.project")
             groups.append(ChannelGroup(tuple(members), score=readers[-1]))
         return groups
-
-
-def conv_norm_members(name: str) -> list[tuple[str, int]]:
-    """Returns the tensors of a `ConvNormAct` that are indexed by its output channels."""
-    norm = [(f"{name}.bn.{part}", 0) for part in ("weight", "bias", "running_mean", "running_var")]
-    return [(f"{name}.conv.weight", 0), *norm]
-
-
-def mid_channels(name: str, *, se: bool) -> ChannelGroup:
-    """Returns the coupled mid channels of an `InvertedResidual`, scored by its projection."""
-    members = [(f"{name}.project.conv.weight", 1), *conv_norm_members(f"{name}.expand")]
-    members += conv_norm_members(f"{name}.depthwise")
-    if se:
-        members += [(f"{name}.se.reduce.weight", 1), (f"{name}.se.expand.weight", 0), (f"{name}.se.expand.bias", 0)]
-    return ChannelGroup(tuple(members), score=(f"{name}.project.conv.weight", 1))

@@ -77,6 +77,10 @@ class Family(ABC):
         """Returns the coupled channels that may be permuted without changing the largest network."""
         return []
 
+    def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
+        """Returns inputs as this architecture reads them (images resized to its resolution); by default as they are."""
+        return inputs
+
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
     ) -> tuple[Tensor, ...]:
@@ -238,11 +242,13 @@ class Supernet(nn.Module):
         """Returns the subnet's output through views of the full weights, in this module's train or eval mode.
 
         Args:
-            inputs: what the built module takes: one tensor (batch, ...), or a tuple for several arguments.
+            inputs: what the built module takes: one tensor (batch, ...), or a tuple for several arguments. Images of
+                another size than the architecture's resolution are resized (`Family.fit_inputs`).
             arch: of this space.
             masks: as for `weights`.
         """
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        inputs = self.family.fit_inputs(inputs, arch)
         skeleton = self.build(arch)
         skeleton.train(self.training)
         out: Tensor = torch.func.functional_call(skeleton, self.weights(arch, masks), inputs)
@@ -253,9 +259,7 @@ class Supernet(nn.Module):
         with torch.no_grad():
             weights = {name: tensor.detach().clone() for name, tensor in self.weights(arch, masks).items()}
         module = copy.deepcopy(self.build(arch))
-        module.load_state_dict(weights, assign=True)
-        for tensor in module.parameters():
-            tensor.requires_grad_(True)
+        _assign(module, weights)
         return module.eval()
 
     # -- costs ---------------------------------------------------------------------------------------
@@ -312,7 +316,22 @@ class Supernet(nn.Module):
         for name, array in arrays.items():
             array = np.array(array) if copy else np.asarray(array)
             state[name] = _from_numpy(array)
-        self.full.load_state_dict(state, assign=True)
+        _assign(self.full, state)
+
+
+def _assign(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Makes these tensors the parameters and buffers of `module`; what is used twice stays shared."""
+    first: dict[int, str] = {id(tensor): name for name, tensor in _tensors(module).items()}
+    owned = {
+        name: nn.Parameter(tensors[name], requires_grad=tensors[name].is_floating_point())
+        for name, _ in module.named_parameters()
+    }
+    state = {}
+    for names in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
+        for name, tensor in names:
+            original = first[id(tensor)]
+            state[name] = owned.get(original, tensors[original])
+    module.load_state_dict(state, assign=True)
 
 
 def _from_numpy(array: NDArray[Any]) -> Tensor:

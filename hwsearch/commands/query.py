@@ -69,7 +69,9 @@ def export(
 
     Args:
         run: folder of the run.
-        key: of the architecture; or `trial`: proposal index; or `prefer`: metric to be best in.
+        key: of the architecture.
+        trial: or its proposal index.
+        prefer: or the metric to be best in.
         limits: that the chosen net keeps, see `parse_limit`.
         out: folder to write to; `<run>/models` by default.
 
@@ -261,8 +263,7 @@ def _architecture(text: str, plan: Plan, folder: RunFolder) -> Architecture:
 
 def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Returns genes, size and the costs of the smallest and largest architecture of a configuration's space."""
-    raw = build.configuration.read_yaml(config, overrides)
-    plan = build.load_raw(raw, source=str(config))
+    plan = build.load(config, tuple(overrides))
     supernet = plan.supernet(meta=True)
     return {
         "family": plan.family.name,

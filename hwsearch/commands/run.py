@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from hwsearch.export.weights import encode
 from hwsearch.front import Member, export_member, spread, validate, versions
 from hwsearch.loop import Search, SearchProgress
 from hwsearch.objectives import COST_METRICS, Objective
+from hwsearch.report.plot import front_png
 from hwsearch.results import State
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic, write_json
 from hwsearch.study import Study, open_storage, repair_journal
@@ -58,15 +60,15 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a run leaves: its folder, the validated front, and how many trials there are."""
+    """What a run leaves: its folder, the validated front (`front`: content of front.json), how many trials."""
 
     folder: RunFolder
-    plan: Plan
     members: tuple[Member, ...]
     n_trials: int
     n_failed: int
     exhausted: bool
     exported: tuple[str, ...]
+    front: Mapping[str, Any]
 
 
 def run(config: Path, *, overrides: Sequence[str] = (), run_dir: Path | None = None, observer: Observer) -> RunOutcome:
@@ -119,7 +121,17 @@ def run(config: Path, *, overrides: Sequence[str] = (), run_dir: Path | None = N
         observer.phase("export")
         exported = _export(plan, supernet, members, folder, observer)
         _fit_predictors(plan, study, folder)
-    return RunOutcome(folder, plan, tuple(members), result.n_trials, result.n_failed, result.exhausted, tuple(exported))
+        content = json.loads(folder.front_json.read_text())
+        write_atomic(folder.front_png, front_png(study, content))
+    return RunOutcome(
+        folder=folder,
+        members=tuple(members),
+        n_trials=result.n_trials,
+        n_failed=result.n_failed,
+        exhausted=result.exhausted,
+        exported=tuple(exported),
+        front=content,
+    )
 
 
 def check_identity(plan: Plan, folder: RunFolder) -> None:

@@ -82,7 +82,7 @@ class Live:
     def _show(self, done: int, total: int, detail: str, eta_s: float | None) -> None:
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=done, total=total, detail=detail)
-        elif time.monotonic() - self._last >= LINE_EVERY_S or (done >= total and self._last != float("inf")):
+        elif self._last != float("inf") and (done >= total or time.monotonic() - self._last >= LINE_EVERY_S):
             self._last = float("inf") if done >= total else time.monotonic()
             eta = f"  about {eta_s:.0f} s left" if eta_s is not None and done < total else ""
             self.console.print(f"  {self._phase} {done}/{total}  {detail}{eta}", highlight=False, markup=False)
