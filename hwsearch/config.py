@@ -231,7 +231,9 @@ def describe(error: ValidationError, where: str, valid: Iterable[str]) -> list[s
     """Returns one line per problem that pydantic found: path, what must hold, what was got."""
     lines = []
     for item in error.errors():
-        loc = [str(part) for part in item["loc"] if not re.fullmatch(r"(function|tagged|literal|int|str)\b.*", str(part))]
+        loc = [
+            str(part) for part in item["loc"] if not re.fullmatch(r"(function|tagged|literal|int|str)\b.*", str(part))
+        ]
         path = ".".join([*([where] if where else []), *loc])
         got = item.get("input")
         if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
