@@ -56,6 +56,10 @@ class Family(ABC):
     """Of one example, without batch."""
     transforms: Mapping[str, Transform] = {}
     """Tensor name -> exception from the slicing rule."""
+    published_copies: Mapping[str, str] = {}
+    """Key of a published checkpoint that repeats another key's tensor -> that key."""
+    published_ignored: tuple[str, ...] = ()
+    """Regular expressions of keys of published checkpoints that hold nothing to load."""
 
     @abstractmethod
     def build(self, arch: Architecture) -> nn.Module:
@@ -80,6 +84,13 @@ class Family(ABC):
     def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
         """Returns inputs as this architecture reads them (images resized to its resolution); by default as they are."""
         return inputs
+
+    def published_name(self, name: str) -> str | None:
+        """Returns the key of a full tensor in the published checkpoints; None for what they do not hold.
+
+        By default the name itself.
+        """
+        return name
 
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
