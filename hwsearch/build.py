@@ -10,11 +10,11 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from hwsearch import config as configuration
 from hwsearch.config import RunConfig, describe, nearest
@@ -93,30 +93,38 @@ def construct(target: Callable[..., Any], params: Mapping[str, Any], *, where: s
     Raises:
         ConfigError: all unknown, missing or wrong parameters at once.
     """
-    if isinstance(target, type) and issubclass(target, BaseModel):
-        names = [n for n in target.model_fields if n not in given]
-    else:
-        names = [n for n in inspect.signature(target).parameters if n not in given and n != "self"]
+    is_model = isinstance(target, type) and issubclass(target, BaseModel)
+    schema: Any = target if is_model else _schema(target, given)
+    names = [n for n in schema.model_fields if n not in given]
     problems = [f"{where}.{k} is not known{nearest(k, names)}." for k in params if k not in names]
     known = {k: v for k, v in params.items() if k in names}
     try:
-        if isinstance(target, type) and issubclass(target, BaseModel):
+        if is_model:
             made = target(**given, **known)
         else:
-            made = _checked(target)(**given, **known)
+            checked = schema(**known)
+            made = target(**given, **{name: getattr(checked, name) for name in known})
     except ValidationError as error:
-        problems += [p for p in describe(error, where, names) if not p.endswith("is not known.")]
+        problems += [p for p in describe(error, where, names) if not p.endswith("is not known.") or "." in p]
     except (ValueError, TypeError) as error:
         problems.append(f"{where}: {' '.join(str(error).split())}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
     return made
 
 
-def _checked(target: Callable[..., Any]) -> Callable[..., Any]:
+def _schema(target: Callable[..., Any], given: Mapping[str, Any]) -> type[BaseModel]:
+    """Returns a pydantic model of the annotated arguments of a class that are not `given`."""
+    hints = get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if name not in given:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[name] = (hints.get(name, Any), default)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return validate_call(target, config=ConfigDict(arbitrary_types_allowed=True))
+        warnings.simplefilter("ignore")  # an argument may be called like a method of pydantic models
+        config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+        return create_model("Arguments", __config__=config, **fields)
 
 
 @dataclass(frozen=True)
@@ -381,11 +389,9 @@ class Factory:
 
     Args:
         raw: the configuration as plain data.
-        references: device name -> latency of its reference net in ms, frozen at the run's first measuring.
     """
 
     raw: Mapping[str, Any]
-    references: Mapping[str, float]
 
     def accuracy(self, weights: dict[str, NDArray[Any]] | None) -> AccuracyWorker:
         """Returns the worker that evaluates subnets of the run's super-network."""
@@ -405,4 +411,4 @@ class Factory:
     def lane(self, device: str) -> LaneWorker:
         """Returns the measuring lane of a device."""
         made = load_raw(self.raw, source="config")
-        return DeviceLane(made.device(device, reference_ms=self.references.get(device)))
+        return DeviceLane(made.device(device))

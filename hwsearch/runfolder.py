@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from hwsearch.errors import RunFolderError
-from hwsearch.results import Artifact
+from hwsearch.results import Artifact, Measurement
 
 FORMAT_VERSION = 1
 
@@ -92,6 +92,28 @@ class RunFolder:
         """Writes the resolved configuration with the format version."""
         text = yaml.safe_dump({"format_version": FORMAT_VERSION, **config}, sort_keys=False, allow_unicode=True)
         write_atomic(self.config, text.encode())
+
+    # -- reference values ----------------------------------------------------------------------------
+
+    def references(self) -> dict[str, float]:
+        """Returns device -> what its reference net counts as in ms, frozen by the run's first measuring."""
+        found = {}
+        for path in sorted(self.devices.glob("*.json")) if self.devices.is_dir() else []:
+            try:
+                found[path.stem] = float(json.loads(path.read_text())["reference_ms"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def freeze_reference(self, device: str, measurement: Mapping[str, Measurement]) -> dict[str, float]:
+        """Freezes a device's reference value from its first measurement; returns it by device, or nothing."""
+        for measured in measurement.values():
+            value = measured.environment.get("card_reference_ms")
+            if value is not None:
+                card = {"reference_ms": float(value), "environment": dict(measured.environment)}
+                write_json(self.devices / f"{device}.json", card)
+                return {device: float(value)}
+        return {}
 
     # -- artifacts -----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from hwsearch import pareto
 from hwsearch.errors import RunFolderError, UserError
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, History, Measurement, State
@@ -162,7 +164,9 @@ class Study:
             )
         if study.user_attrs.get("space") is None:
             study.set_user_attr("space", self.space.fingerprint)
-            study.set_metric_names([o.name for o in columns])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([o.name for o in columns])
         elif study.user_attrs["space"] != self.space.fingerprint:
             raise RunFolderError(
                 f"study {study.study_name!r} must be of space {self.space.fingerprint}, but was stored with "
@@ -208,6 +212,13 @@ class Study:
             state=self._state[:n],
             stds=self._stds[:n],
         )
+
+    def front(self) -> list[Trial]:
+        """Returns the feasible finished trials that no other one dominates, in proposal order."""
+        history = self.history()
+        losses = history.losses.copy()
+        losses[~history.feasible] = math.nan
+        return [trial for trial, member in zip(self.trials, pareto.front(losses), strict=True) if member]
 
     def trial(self, index: int) -> Trial:
         """Returns the trial of a proposal index."""

@@ -1,17 +1,19 @@
-"""The contract of devices and exporters, and the frozen description of a device."""
+"""The contract of devices, and the frozen description of a device."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hwsearch.errors import UserError
 from hwsearch.results import Artifact, Measurement
+
+Option = str | int | float | bool | None
+Fingerprint = Mapping[str, Option]
 
 
 class DeviceSpec(BaseModel):
@@ -24,8 +26,11 @@ class DeviceSpec(BaseModel):
         batch: examples per timed call; latency_ms is per call.
         precisions: admitted precisions; the first is the default.
         clock: `wall`, or `cpu` (process CPU time; one-thread lanes only).
-        warmup, repeats, max_seconds: the timing protocol (see `timing.py`).
+        warmup, repeats, max_seconds: the timing protocol (see `timing.py`): least number of warm-up calls and of
+            repeats, and seconds per artifact after which repeating ends.
         target_ci: stop repeating when the 95 % half-width of the median is below this share of it.
+        reference_ms: latency of the reference net that values are normalised to (see `Device`); None until it is
+            known. Measure it once, then freeze it here.
         options: backend-specific settings.
     """
 
@@ -42,52 +47,70 @@ class DeviceSpec(BaseModel):
     max_seconds: float = Field(default=5.0, gt=0)
     target_ci: float = Field(default=0.03, gt=0)
     address: str | None = None
-    options: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
+    reference_ms: float | None = Field(default=None, gt=0)
+    options: Mapping[str, Option] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _cpu_clock_needs_one_thread(self) -> Self:
+        if self.clock == "cpu" and self.threads != 1:
+            raise ValueError(f"clock 'cpu' must be used with threads: 1, but got threads: {self.threads}.")
+        return self
 
-class Exporter(ABC):
-    """Turns a plain module into the bytes that a runtime opens, and runs them."""
-
-    format: str
-
-    @abstractmethod
-    def export(
-        self, module: nn.Module, example: tuple[Tensor, ...], *, precision: str = "fp32", costs: Mapping[str, float]
-    ) -> Artifact:
-        """Returns the artifact of `module`; the module is left as it was. Batch is dynamic where the format can.
-
-        Raises:
-            UserError: the module cannot be exported; names the operator.
-        """
-
-    @abstractmethod
-    def run(self, artifact: Artifact, inputs: tuple[NDArray[np.generic], ...]) -> NDArray[np.float32]:
-        """Returns the artifact's output on a batch, computed by the real runtime."""
+    def check_options(self, known: Collection[str]) -> None:
+        """Raises UserError if `options` has a key that is not in `known`."""
+        for key in self.options:
+            if key not in known:
+                near = get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known)) or 'none'}."
+                raise UserError(f"device {self.name}: runtime {self.runtime} has no option {key!r}{hint}")
 
 
 class Device(ABC):
-    """Measures artifacts. Made from its spec alone, inside the process that measures."""
+    """Measures artifacts. Made from its spec alone, inside the process that measures.
+
+    Times are ratios. Speed drifts by 10 to 20 % between days, hosts and neighbours, so every measuring run of a
+    timing device also times a fixed reference net, and a latency is
+
+        value = median over the rounds of (artifact / reference) * reference_ms,       raw = median of the artifact.
+
+    `reference_ms` is the spec's. Where the spec has none, the first `measure` of a Device object takes the median
+    that it found itself, keeps it for as long as the object lives, and reports it in `Device.reference_ms`: the
+    caller freezes it (`spec.model_copy(update={"reference_ms": ...})`) and gives it to every later Device.
+    """
 
     metrics: tuple[str, ...] = ("latency_ms",)
     """What `measure` gives, without the device's name."""
+    formats: tuple[str, ...] = ()
+    """Artifact formats that it opens, the preferred one first; none: it reads `Artifact.costs` alone."""
     exclusive: bool = True
     """Whether measuring needs the host's cores to itself."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.spec = spec
-
-    @abstractmethod
-    def exporter(self) -> Exporter:
-        """Returns the exporter that makes what this device measures."""
+        self.reference_ms: float | None = spec.reference_ms
 
     @abstractmethod
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:
         """Returns metric -> measurement per artifact, interleaved with each other and with the reference net.
 
         Raises:
-            DeviceError: the device or its runtime failed.
+            UserError: an artifact has a format or precision that the device does not take.
+            DeviceError: the device or its runtime failed; where one artifact is the cause, the message names it.
         """
 
     @abstractmethod
-    def fingerprint(self) -> Mapping[str, str | int | float | bool | None]:
+    def fingerprint(self) -> Fingerprint:
         """Returns what numbers depend on: runtime and its version, threads, CPU model, ... JSON-able."""
+
+    def check(self, artifact: Artifact) -> None:
+        """Raises UserError unless the artifact's format and precision are taken by this device."""
+        if self.formats and artifact.format not in self.formats:
+            raise UserError(
+                f"device {self.spec.name} must be given {' or '.join(self.formats)} artifacts, "
+                f"but got {artifact.format!r}."
+            )
+        if artifact.precision not in self.spec.precisions:
+            raise UserError(
+                f"device {self.spec.name} admits precision {', '.join(self.spec.precisions)}, "
+                f"but got {artifact.precision!r}."
+            )

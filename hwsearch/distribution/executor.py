@@ -38,11 +38,19 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """Measure some artifacts on one device, interleaved with each other and a reference."""
+    """Measure some artifacts on one device, interleaved with each other and a reference net.
+
+    Args:
+        device: name.
+        indices: proposal index per artifact.
+        artifacts: what to measure.
+        reference_ms: what the reference net counts as, once that is known (see `Device`).
+    """
 
     device: str
     indices: tuple[int, ...]
     artifacts: tuple[Artifact, ...]
+    reference_ms: float | None = None
 
 
 Job = EvaluateJob | MeasureJob
@@ -79,8 +87,8 @@ class AccuracyWorker(Protocol):
 class LaneWorker(Protocol):
     """Measures on one device."""
 
-    def measure(self, artifacts: Sequence[Artifact]) -> list[MeasureResult]:
-        """Returns one result per artifact; raises DeviceError when the device is broken."""
+    def measure(self, job: MeasureJob) -> list[MeasureResult]:
+        """Returns one result per artifact of the job."""
         ...
 
 
@@ -157,7 +165,8 @@ class Executor(ABC):
         self.limits = limits
         self._evaluations: deque[_Waiting] = deque()
         self._measurements: dict[str, deque[_Waiting]] = {s.device: deque() for s in slots if s.device is not None}
-        self._flush = False
+        self.references: dict[str, float] = {}
+        """Device -> what its reference net counts as; attached to every measuring from now on."""
 
     # -- how a job is carried ------------------------------------------------------------------------
 
@@ -205,10 +214,6 @@ class Executor(ABC):
             for index, artifact in zip(job.indices, job.artifacts, strict=True):
                 self._measurements[job.device].append(_Waiting(MeasureJob(job.device, (index,), (artifact,))))
 
-    def flush(self, now: bool = True) -> None:
-        """Says that no more evaluations will come: lanes stop waiting for company."""
-        self._flush = now
-
     def wait(self, timeout_s: float = 1.0) -> list[Result]:
         """Starts what can start and returns what finished, waiting up to `timeout_s` for something."""
         self._schedule()
@@ -236,6 +241,7 @@ class Executor(ABC):
                     slot.device,
                     tuple(i for w in batch if isinstance(w.job, MeasureJob) for i in w.job.indices),
                     tuple(a for w in batch if isinstance(w.job, MeasureJob) for a in w.job.artifacts),
+                    self.references.get(slot.device),
                 )
                 self._run(slot, _Waiting(job, max(w.attempt for w in batch)))
         for slot in self.slots:

@@ -14,9 +14,17 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from hwsearch.distribution.executor import EvaluateJob, Executor, Job, Limits, Slot, WorkerDied, WorkerFactory
+from hwsearch.distribution.executor import (
+    EvaluateJob,
+    Executor,
+    Job,
+    Limits,
+    MeasureJob,
+    Slot,
+    WorkerDied,
+    WorkerFactory,
+)
 from hwsearch.errors import UserError
-from hwsearch.results import Artifact
 
 OBJECT_STORE_BYTES = 512 * 2**20
 
@@ -42,9 +50,9 @@ class _LaneActor:
     def __init__(self, factory: WorkerFactory, device: str) -> None:
         self._worker = factory.lane(device)
 
-    def run(self, artifacts: Sequence[Artifact]) -> Any:
+    def run(self, job: MeasureJob) -> Any:
         """Returns the worker's answer."""
-        return self._worker.measure(artifacts)
+        return self._worker.measure(job)
 
     def host(self) -> str:
         """Returns the id of the node."""
@@ -123,8 +131,7 @@ class RayExecutor(Executor):
                     continue  # its first job will say so
 
     def _start(self, slot: Slot, job: Job) -> None:
-        argument = job if isinstance(job, EvaluateJob) else job.artifacts
-        self._refs[slot.worker.run.remote(argument)] = slot
+        self._refs[slot.worker.run.remote(job)] = slot
 
     def _collect(self, timeout_s: float) -> list[tuple[Slot, Any]]:
         self._learn_hosts()

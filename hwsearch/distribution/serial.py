@@ -42,7 +42,7 @@ class SerialExecutor(Executor):
                 slot.worker = (
                     self._factory.accuracy(self._weights) if slot.device is None else self._factory.lane(slot.device)
                 )
-            outcome = slot.worker.evaluate(job) if isinstance(job, EvaluateJob) else slot.worker.measure(job.artifacts)
+            outcome = slot.worker.evaluate(job) if isinstance(job, EvaluateJob) else slot.worker.measure(job)
         except Exception as error:
             outcome = error
         self._done.append((slot, outcome))
@@ -55,6 +55,11 @@ class SerialExecutor(Executor):
 
     def _replace(self, slot: Slot) -> None:
         slot.worker = None
+
+    @property
+    def free(self) -> int:
+        """One, once everything before it is evaluated and measured: proposals then know all there is to know."""
+        return int(self.idle)
 
     def close(self) -> None:
         """Forgets the workers."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device
-from hwsearch.distribution.executor import EvaluateJob, MeasureResult, one_line
+from hwsearch.distribution.executor import EvaluateJob, MeasureJob, MeasureResult, one_line
 from hwsearch.evaluation import calibration_batches, evaluate
 from hwsearch.export.base import Exporter
 from hwsearch.export.weights import encode, patterns_of
@@ -115,11 +115,16 @@ class DeviceLane:
     def __init__(self, device: Device) -> None:
         self.device = device
 
-    def measure(self, artifacts: Sequence[Artifact]) -> list[MeasureResult]:
+    def measure(self, job: MeasureJob) -> list[MeasureResult]:
         """Returns metric -> measurement per artifact, or one line why there is none."""
+        if job.reference_ms is not None:
+            self.device.reference_ms = job.reference_ms
+        return self._measure(job.artifacts)
+
+    def _measure(self, artifacts: Sequence[Artifact]) -> list[MeasureResult]:
         try:
             return [dict(result) for result in self.device.measure(artifacts)]
         except Exception as error:
             if len(artifacts) == 1:
                 return [one_line(error)]
-        return [result for artifact in artifacts for result in self.measure([artifact])]
+        return [result for artifact in artifacts for result in self._measure([artifact])]

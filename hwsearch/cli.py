@@ -1,0 +1,239 @@
+"""The command line: parses arguments, calls `hwsearch.commands`, prints. Nothing heavy is imported until used."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwsearch import __version__
+
+app = typer.Typer(
+    name="hwsearch",
+    help="Find the sub-networks of a super-network that are best on your device, sparse ones included.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/quickstart.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set search.trials=200")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"hwsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    pass
+
+
+def _json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that describes the run.")],
+    overrides: SetOption = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run [runs/<name>].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search, validate and export. The same command continues a run that was interrupted.
+
+    Example: hwsearch run configs/quickstart.yaml --set search.trials=100
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.run import run as command
+    from hwsearch.report.live import Live
+    from hwsearch.report.table import front_table
+
+    console = Console(stderr=as_json)
+    with Live(console) as live:
+        outcome = command(config, overrides=overrides or [], run_dir=run_dir, observer=live)
+    content = outcome.front
+    if as_json:
+        _json({"folder": str(outcome.folder.path), "n_trials": outcome.n_trials, **content})
+        return
+    console.print(front_table(content))
+    failed = f", {outcome.n_failed} failed" if outcome.n_failed else ""
+    ended = "; the space has no more architectures" if outcome.exhausted else ""
+    console.print(f"{outcome.n_trials} trials{failed}{ended}; {len(outcome.exported)} nets exported", highlight=False)
+    console.print(
+        f"{outcome.folder.path}/: front.csv, front.png, models/<key>/model.onnx", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def front(run: RunArg, as_json: JsonOption = False) -> None:
+    """Show the validated front of a run.
+
+    Example: hwsearch front runs/quickstart --json
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.query import front as command
+    from hwsearch.report.table import front_table
+
+    content = command(run)
+    if as_json:
+        _json(content)
+    else:
+        Console().print(front_table(content))
+
+
+@app.command()
+def export(
+    run: RunArg,
+    key: Annotated[str | None, typer.Option(help="Key of a net on the front.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Number of a trial on the front.")] = None,
+    prefer: Annotated[str | None, typer.Option(help="Take the net that is best in this metric.")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="That the net must keep: accuracy:min=0.97, latency_ms@cpu:max=2")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to [RUN/models].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the ONNX file, weights and card of one net of the front.
+
+    Example: hwsearch export runs/quickstart --prefer latency_ms --limit accuracy:min=0.97
+    """
+    from hwsearch.commands.query import export as command
+
+    answer = command(run, key=key, trial=trial, prefer=prefer, limits=limit or [], out=out)
+    if as_json:
+        _json(answer)
+        return
+    typer.echo(answer["folder"])
+    for name, metric in answer["card"]["metrics"].items():
+        spread = f" ± {metric['std']:.3g}" if metric["std"] else ""
+        typer.echo(f"  {name}: {metric['value']:.6g}{spread}")
+
+
+@app.command()
+def measure(
+    model: Annotated[str, typer.Argument(metavar="MODEL.onnx|RUN:KEY", help="What to measure.")],
+    device: Annotated[
+        list[str], typer.Option(help="YAML file of a device, a device of the run, or a runtime's name; repeatable.")
+    ],
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples per call.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model on one or more devices.
+
+    Example: hwsearch measure model.onnx --device onnxruntime
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.query import measure as command
+    from hwsearch.report.table import rows_table
+
+    rows = command(model, device, batch=batch)
+    if as_json:
+        _json(rows)
+    else:
+        Console().print(rows_table(rows, ["device", "metric", "value", "std", "unit", "repeats", "batch"], model))
+
+
+@app.command()
+def predict(
+    run: RunArg,
+    arch: Annotated[
+        list[str], typer.Option(help="JSON of gene values, a file with it, a key, 'smallest' or 'largest'; repeatable.")
+    ],
+    metric: Annotated[list[str] | None, typer.Option(help="Metric, such as latency_ms@cpu; repeatable.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict metrics of architectures that were not measured.
+
+    Example: hwsearch predict runs/quickstart --arch largest --metric latency_ms@cpu
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.query import predict as command
+    from hwsearch.report.table import rows_table
+
+    rows = command(run, arch, metrics=metric or [])
+    if as_json:
+        _json(rows)
+    else:
+        Console().print(rows_table(rows, ["key", "metric", "mean", "std", "unit", "kind"], str(run)))
+
+
+@app.command()
+def space(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that describes a run.")],
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the genes, size and cost range of a configuration's search space.
+
+    Example: hwsearch space configs/quickstart.yaml
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.query import space as command
+    from hwsearch.report.table import number, rows_table
+
+    answer = command(config, overrides=overrides or [])
+    if as_json:
+        _json(answer)
+        return
+    genes = [
+        {
+            "gene": g["name"],
+            "choices": ", ".join(map(str, g["choices"])),
+            "active when": "; ".join(f"{k} in {v}" for k, v in g["active_when"].items()) or "always",
+        }
+        for g in answer["genes"]
+    ]
+    console = Console()
+    title = f"{answer['family']}: {answer['n_genes']} genes, {answer['size']:.4g} architectures"
+    console.print(rows_table(genes, ["gene", "choices", "active when"], title))
+    for which in ("smallest", "largest"):
+        costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
+        console.print(f"{which}: {costs}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point: user mistakes are one clear line and exit code 2; a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted; the same command continues", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        show = getattr(error, "show", None)
+        if callable(show):  # usage errors of the argument parser
+            show()
+            sys.exit(2)
+        from hwsearch.errors import DeviceError
+
+        if isinstance(error, ValueError | DeviceError | OSError):
+            typer.echo(f"Error: {error}", err=True)
+            sys.exit(2 if isinstance(error, ValueError) else 1)
+        typer.echo(f"Error: {type(error).__name__}: {error} (--debug shows where)", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

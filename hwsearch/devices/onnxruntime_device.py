@@ -1,0 +1,138 @@
+"""ONNX Runtime on the CPU: fp32, fixed threads, no spinning between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from hwsearch.devices.base import DeviceSpec, Fingerprint
+from hwsearch.devices.environment import fingerprint
+from hwsearch.devices.reference import REFERENCE_VERSION, reference_input, reference_onnx
+from hwsearch.devices.timed import TimedDevice
+from hwsearch.devices.timing import Call
+from hwsearch.errors import DeviceError, UserError
+from hwsearch.results import Artifact
+
+DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OnnxRuntimeDevice(TimedDevice):
+    """Measures ONNX files. `spec.threads` threads within an operator, one operator at a time.
+
+    Args:
+        spec: no options.
+    """
+
+    formats = ("onnx",)
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        super().__init__(spec)
+        spec.check_options(())
+
+    def open(self, artifact: Artifact) -> Call:
+        """Returns a call of a new session on random inputs; see `TimedDevice.open`."""
+        session = open_session(artifact.content, threads=self.spec.threads, what=f"artifact {artifact.sha256[:12]}")
+        feeds = random_feeds(session, artifact, batch=self.spec.batch)
+        return _checked_call(session, feeds)
+
+    def open_reference(self) -> Call:
+        """Returns a call of the reference net."""
+        session = open_session(reference_onnx(), threads=self.spec.threads, what="the reference net")
+        return _checked_call(session, {"x": reference_input()})
+
+    def fingerprint(self) -> Fingerprint:
+        """Returns the machine, ONNX Runtime's version, threads, batch."""
+        return fingerprint(
+            self.spec,
+            runtime_version=ort.__version__,
+            extra={"provider": "CPU", "reference_version": REFERENCE_VERSION},
+        )
+
+
+def open_session(content: bytes, *, threads: int, what: str = "the ONNX model") -> ort.InferenceSession:
+    """Returns a CPU session with fixed settings.
+
+    Raises:
+        DeviceError: ONNX Runtime does not take the bytes.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    # Spinning threads would take the cores from whatever is timed next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        raise DeviceError(f"onnxruntime cannot open {what}: {one_line(error)}") from error
+
+
+def random_feeds(
+    session: ort.InferenceSession, artifact: Artifact, *, batch: int, seed: int = 0
+) -> dict[str, NDArray[Any]]:
+    """Returns input name -> random array: normal for floats, zeros for whole numbers (any index is valid then).
+
+    Raises:
+        UserError: a shape is not known, or the file's batch is fixed to another number.
+    """
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for node in session.get_inputs():
+        shape = input_shape(node.name, node.shape, artifact.input_shapes.get(node.name), batch=batch)
+        dtype = DTYPES.get(node.type)
+        if dtype is None:
+            raise UserError(f"input {node.name!r} must be of type {', '.join(DTYPES)}, but got {node.type}.")
+        values = rng.standard_normal(shape) if dtype is np.float32 else np.zeros(shape)
+        feeds[node.name] = values.astype(dtype)
+    return feeds
+
+
+def input_shape(
+    name: str, declared: Sequence[int | str | None], example: tuple[int, ...] | None, *, batch: int
+) -> tuple[int, ...]:
+    """Returns the shape to feed: `batch`, then the example's sizes where the file leaves them open.
+
+    Args:
+        name: of the input.
+        declared: the file's shape; a string or None is an open size.
+        example: of one example, without batch; None if not known.
+        batch: examples per call.
+    """
+    if declared and isinstance(declared[0], int) and declared[0] != batch:
+        raise UserError(f"batch of input {name!r} is fixed to {declared[0]} in the file, but got batch {batch}.")
+    shape = [batch]
+    for i, size in enumerate(declared[1:]):
+        if isinstance(size, int):
+            shape.append(size)
+        elif example is not None and i < len(example):
+            shape.append(example[i])
+        else:
+            raise UserError(f"size {i + 1} of input {name!r} must be known, but the file leaves it open ({size}).")
+    return tuple(shape) if declared else ()
+
+
+def one_line(error: Exception) -> str:
+    """Returns an exception's message without line breaks, at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _checked_call(session: ort.InferenceSession, feeds: dict[str, NDArray[Any]]) -> Call:
+    def call() -> object:
+        return session.run(None, feeds)
+
+    try:
+        call()
+    except Exception as error:  # as above
+        raise DeviceError(f"onnxruntime cannot run the model: {one_line(error)}") from error
+    return call

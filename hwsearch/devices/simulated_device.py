@@ -1,0 +1,100 @@
+"""The simulated device: a roofline formula on an artifact's costs with seeded noise, for tests and planning."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hwsearch.devices.base import Device, DeviceSpec, Fingerprint
+from hwsearch.errors import DeviceError, UserError
+from hwsearch.results import Artifact, Measurement
+
+DEFAULTS: Mapping[str, float | bool] = {
+    "gmacs_per_s": 20.0,
+    "gb_per_s": 10.0,
+    "overhead_ms": 0.02,
+    "launch_ms": 0.0,
+    "launches": 0.0,
+    "bf16_speedup": 1.0,
+    "int8_speedup": 1.0,
+    "sparse": False,
+    "noise": 0.02,
+    "seed": 0.0,
+}
+
+
+class SimulatedDevice(Device):
+    """Gives latency by a formula with multiplicative log-normal noise (roofline model, Williams et al. 2009).
+
+        latency_ms = overhead_ms + launches * launch_ms
+                     + max(batch * macs / gmacs_per_s / speed-up, bytes / gb_per_s) / 1e6
+        bytes = weight bytes + batch * activation_bytes
+
+    With `sparse: true` it has kernels for any zeros: MACs shrink by nonzeros / parameters of the whole net and the
+    weight bytes are `stored_bytes`; without, zeros buy nothing. Repeat r of an artifact is multiplied by
+    exp(noise * z), z standard normal from `default_rng([seed, digest, r])`, where the digest is of the artifact and
+    its costs and r counts how often this object has measured it: the same in every process.
+
+    Args:
+        spec: options as in `DEFAULTS`. `launches` is used where the artifact's costs have no entry `launches`.
+    """
+
+    exclusive = False
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        super().__init__(spec)
+        spec.check_options(DEFAULTS)
+        self._options = {key: self._number(key) for key in DEFAULTS}
+        self._measured: Counter[str] = Counter()
+
+    def _number(self, key: str) -> float:
+        value = self.spec.options.get(key, DEFAULTS[key])
+        positive = key in {"gmacs_per_s", "gb_per_s", "bf16_speedup", "int8_speedup"}
+        if isinstance(value, str) or value is None or not math.isfinite(value) or value < 0 or (positive and not value):
+            least = "a positive number" if positive else "a number of at least 0"
+            raise UserError(f"device {self.spec.name}: option {key} must be {least}, but got {value!r}.")
+        return float(value)
+
+    def latency_ms(self, artifact: Artifact) -> float:
+        """Returns the formula's latency, without noise."""
+        option, costs, batch = self._options, artifact.costs, self.spec.batch
+        missing = [name for name in ("macs", "parameters", "nonzeros", "stored_bytes") if name not in costs]
+        if missing:
+            raise DeviceError(f"artifact {artifact.sha256[:12]} must carry the cost {missing[0]!r}, but it does not.")
+        macs, weight_bytes = batch * costs["macs"], 4.0 * costs["parameters"]
+        if option["sparse"]:
+            macs *= costs["nonzeros"] / max(costs["parameters"], 1.0)
+            weight_bytes = costs["stored_bytes"]
+        speedup = option.get(f"{artifact.precision}_speedup", 1.0)
+        compute = macs / option["gmacs_per_s"] / speedup
+        memory = (weight_bytes + batch * costs.get("activation_bytes", 0.0)) / option["gb_per_s"]
+        launches = costs.get("launches", option["launches"])
+        return option["overhead_ms"] + launches * option["launch_ms"] + max(compute, memory) / 1e6
+
+    def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:
+        """Returns one noisy latency per artifact."""
+        out: list[Mapping[str, Measurement]] = []
+        for artifact in artifacts:
+            self.check(artifact)
+            exact = self.latency_ms(artifact)
+            digest = _digest(artifact)
+            rng = np.random.default_rng([int(self._options["seed"]), int(digest[:16], 16), self._measured[digest]])
+            self._measured[digest] += 1
+            noise = self._options["noise"]
+            value = exact * math.exp(noise * rng.standard_normal())
+            out.append({"latency_ms": Measurement(value, noise * exact, "ms", environment=self.fingerprint())})
+        return out
+
+    def fingerprint(self) -> Fingerprint:
+        """Returns the formula's coefficients."""
+        return {"runtime": "simulated", "batch": self.spec.batch, **self._options}
+
+
+def _digest(artifact: Artifact) -> str:
+    costs = json.dumps({name: float(value) for name, value in artifact.costs.items()}, sort_keys=True)
+    return hashlib.sha256(f"{artifact.sha256}{costs}".encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""The contract of exporters: a plain module to the bytes that a runtime opens, and running those bytes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hwsearch.errors import UserError
+from hwsearch.results import Artifact
+
+
+class Exporter(ABC):
+    """Turns a plain module into the bytes that a runtime opens, and runs them."""
+
+    format: str
+    """Of the artifacts; a device states the formats that it opens."""
+    precisions: tuple[str, ...] = ("fp32",)
+    """What `export` can make."""
+
+    @abstractmethod
+    def export(
+        self,
+        module: nn.Module,
+        example: tuple[Tensor, ...],
+        *,
+        precision: str = "fp32",
+        costs: Mapping[str, float],
+        calibration: Sequence[tuple[Tensor, ...]] = (),
+    ) -> Artifact:
+        """Returns the artifact of `module` in eval mode; the module is left as it was.
+
+        Args:
+            module: plain module on the CPU.
+            example: its inputs, each (batch, ...). Batch is dynamic in the artifact where the format can.
+            precision: one of `precisions`.
+            costs: exact costs of the architecture, stored with the artifact.
+            calibration: batches of real inputs for quantised precisions, from the train split.
+
+        Raises:
+            UserError: the module cannot be exported; names the operator.
+        """
+
+    @abstractmethod
+    def run(self, artifact: Artifact, inputs: tuple[NDArray[np.generic], ...]) -> NDArray[np.float32]:
+        """Returns the artifact's output (batch, ...) on a batch, computed by the real runtime."""
+
+    def check_precision(self, precision: str) -> None:
+        """Raises UserError unless `precision` can be exported."""
+        if precision not in self.precisions:
+            raise UserError(
+                f"precision of format {self.format} must be one of {', '.join(self.precisions)}, but got {precision!r}."
+            )
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Holds a module in eval mode; each submodule's own mode is restored on leaving."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

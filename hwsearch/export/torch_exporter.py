@@ -1,0 +1,87 @@
+"""torch.export programs (.pt2): for the torch device and for users who stay in torch."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hwsearch.errors import DeviceError, UserError
+from hwsearch.export.base import Exporter, eval_mode
+from hwsearch.results import Artifact
+
+ENTRY = "model.pt2"
+
+
+class TorchExporter(Exporter):
+    """Exports torch.export programs with dynamic batch. The archive's bytes differ from one export to the next."""
+
+    format = "torch"
+
+    def __init__(self) -> None:
+        self._opened: tuple[Artifact, nn.Module] | None = None
+
+    def export(
+        self,
+        module: nn.Module,
+        example: tuple[Tensor, ...],
+        *,
+        precision: str = "fp32",
+        costs: Mapping[str, float],
+        calibration: Sequence[tuple[Tensor, ...]] = (),
+    ) -> Artifact:
+        """Returns the program; see `Exporter.export`."""
+        self.check_precision(precision)
+        # A dimension of size 1 would be taken for a constant.
+        two = tuple(tensor.repeat(2, *[1] * (tensor.dim() - 1)) if len(tensor) == 1 else tensor for tensor in example)
+        batch = torch.export.Dim("batch")
+        buffer = io.BytesIO()
+        try:
+            with eval_mode(module), torch.no_grad(), _quiet():
+                program = torch.export.export(module, two, dynamic_shapes=(tuple({0: batch} for _ in two)))
+                torch.export.save(program, buffer)
+        except Exception as error:  # tracing fails in many ways
+            text = " ".join(str(error).split())[:300]
+            raise UserError(f"module {type(module).__name__} cannot be exported by torch.export: {text}") from error
+        return Artifact(
+            format=self.format,
+            precision=precision,
+            files={ENTRY: buffer.getvalue()},
+            entry=ENTRY,
+            costs=dict(costs),
+            input_shapes={f"input{i}": tuple(tensor.shape[1:]) for i, tensor in enumerate(example)},
+        )
+
+    def run(self, artifact: Artifact, inputs: tuple[NDArray[np.generic], ...]) -> NDArray[np.float32]:
+        """Returns the program's output on the CPU; see `Exporter.run`."""
+        if self._opened is None or self._opened[0] is not artifact:
+            try:
+                self._opened = (artifact, torch.export.load(io.BytesIO(artifact.content)).module())
+            except Exception as error:  # a broken archive fails in many ways
+                raise DeviceError(f"torch cannot open the program: {' '.join(str(error).split())[:300]}") from error
+        try:
+            with torch.inference_mode():
+                out: Tensor = self._opened[1](*(torch.from_numpy(np.array(array)) for array in inputs))
+        except Exception as error:  # torch.export's guards raise AssertionError, operators RuntimeError
+            raise DeviceError(f"torch cannot run the program: {' '.join(str(error).split())[:300]}") from error
+        return out.numpy().astype(np.float32)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,338 @@
+"""The validated front: members measured again, scored on the hold-out, exported, and handed over with a card."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import json
+import math
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from hwsearch import __version__, pareto
+from hwsearch.data.dataset import Dataset
+from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, MeasureJob
+from hwsearch.distribution.workers import WEIGHTS
+from hwsearch.errors import RunFolderError, UserError
+from hwsearch.export.base import Exporter
+from hwsearch.export.verify import Agreement, verify
+from hwsearch.export.weights import decode
+from hwsearch.objectives import Objective
+from hwsearch.results import Artifact
+from hwsearch.runfolder import RunFolder, write_atomic, write_json
+from hwsearch.study import Study, Trial
+from search_spaces.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Member:
+    """One net of the front.
+
+    Args:
+        key: digest of its architecture.
+        index: proposal index.
+        architecture: active genes and values.
+        metrics, stds: from the search (accuracy on the search split).
+        validated: the same metrics again: hold-out accuracy, a new measurement of the same artifact.
+        validated_stds: spread of these.
+        behind: another member is at least as good in every validated objective and better in one.
+        artifacts: name -> digest; `weights` holds the subnet's own weights.
+        measured: device -> what the new measurement says of itself (repeats, environment).
+        error: why validation failed, or None.
+    """
+
+    key: str
+    index: int
+    architecture: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    stds: Mapping[str, float]
+    validated: Mapping[str, float] = field(default_factory=dict)
+    validated_stds: Mapping[str, float] = field(default_factory=dict)
+    behind: bool = False
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+def load_front(folder: RunFolder) -> list[Member]:
+    """Returns the validated front of a run.
+
+    Raises:
+        RunFolderError: the run has none yet.
+    """
+    try:
+        return [Member(**row) for row in json.loads(folder.front_json.read_text())["members"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{folder.path} must hold a validated front (front.json), but the run has not come that far."
+        ) from error
+
+
+def validate(
+    study: Study,
+    executor: Executor,
+    folder: RunFolder,
+    *,
+    observe: Callable[[int, int], None] | None = None,
+) -> list[Member]:
+    """Returns the front with every member measured again and scored on the hold-out; stored in the run folder.
+
+    Nothing is selected on the hold-out: members that fall behind are kept and flagged. A front that was
+    validated before is returned as it is.
+
+    Args:
+        study: the record.
+        executor: idle.
+        folder: of the run.
+        observe: called with (done, total) steps.
+    """
+    trials = study.front()
+    try:
+        stored = load_front(folder)
+        if [m.index for m in stored] == [t.index for t in trials] and not any(m.error for m in stored):
+            return stored
+    except RunFolderError:
+        pass
+    again: dict[int, Evaluated] = {}
+    measured: dict[int, dict[str, Any]] = {trial.index: {} for trial in trials}
+    errors: dict[int, str] = {}
+    total, done = len(trials) * (1 + len(study.devices)), 0
+
+    def finish() -> None:
+        nonlocal done
+        while not executor.idle:
+            for result in executor.wait(1.0):
+                if isinstance(result, Evaluated):
+                    done += 1
+                    again[result.job.index] = result
+                    if result.evaluation.error is not None:
+                        errors[result.job.index] = result.evaluation.error
+                    continue
+                for index, outcome in zip(result.job.indices, result.results, strict=True):
+                    done += 1
+                    if isinstance(outcome, str):
+                        errors.setdefault(index, f"{result.job.device}: {outcome}")
+                    else:
+                        measured[index][result.job.device] = outcome
+                        if result.job.device not in executor.references:
+                            executor.references.update(folder.freeze_reference(result.job.device, outcome))
+            if observe is not None:
+                observe(done, total)
+
+    for trial in trials:
+        executor.submit(EvaluateJob(trial.index, trial.row, split="holdout"))
+    finish()
+    # Everything is scored before anything is timed: all members are then timed side by side.
+    for device in study.devices:
+        for trial in trials:
+            if trial.index not in errors:
+                executor.submit(MeasureJob(device, (trial.index,), (again[trial.index].artifacts[device],)))
+    finish()
+    members = [_member(trial, again[trial.index], measured[trial.index], errors, study, folder) for trial in trials]
+    members = _flag(members, study.objectives)
+    save_front(members, study.objectives, study.limits, folder)
+    return members
+
+
+def _member(
+    trial: Trial,
+    again: Evaluated,
+    measured: Mapping[str, Any],
+    errors: Mapping[int, str],
+    study: Study,
+    folder: RunFolder,
+) -> Member:
+    metrics = dict(again.evaluation.metrics)
+    stds = dict(again.evaluation.stds)
+    details: dict[str, Any] = {}
+    for device, outcome in measured.items():
+        for metric, measurement in outcome.items():
+            metrics[f"{metric}@{device}"] = measurement.value
+            if not math.isnan(measurement.std):
+                stds[f"{metric}@{device}"] = measurement.std
+        details[device] = {
+            metric: {"repeats": m.repeats, "raw": m.raw, "unit": m.unit, "environment": dict(m.environment)}
+            for metric, m in outcome.items()
+        }
+    artifacts = {name: folder.store(artifact) for name, artifact in again.artifacts.items()}
+    error = errors.get(trial.index)
+    searched = trial.attributes.get("artifacts", {})
+    changed = [d for d in study.devices if d in searched and d in artifacts and searched[d] != artifacts[d]]
+    if error is None and changed:
+        error = f"the artifact for {changed[0]} differs from the one that was measured in the search."
+    return Member(
+        key=trial.key,
+        index=trial.index,
+        architecture=study.space.architecture(trial.row).to_dict(),
+        metrics=trial.metrics,
+        stds=trial.stds,
+        validated=metrics,
+        validated_stds=stds,
+        artifacts=artifacts,
+        measured=details,
+        error=error,
+    )
+
+
+def _flag(members: list[Member], objectives: Sequence[Objective]) -> list[Member]:
+    """Marks members that the validated values of another member dominate."""
+    if not members:
+        return members
+    losses = np.array([[o.loss(m.validated.get(o.name, math.nan)) for o in objectives] for m in members])
+    best = pareto.front(losses)
+    return [Member(**{**asdict(m), "behind": not bool(keep)}) for m, keep in zip(members, best, strict=True)]
+
+
+def save_front(
+    members: Sequence[Member], objectives: Sequence[Objective], limits: Sequence[Objective], folder: RunFolder
+) -> None:
+    """Writes `front.csv` and `front.json`."""
+    names = [o.name for o in objectives]
+    names += [o.name for o in limits if o.name not in names]
+    genes = list(dict.fromkeys(gene for member in members for gene in member.architecture))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    head = ["key", "trial", "behind", "error"]
+    for name in names:
+        head += [f"{name}:search", f"{name}:validated", f"{name}:validated_std"]
+    writer.writerow([*head, *genes])
+    for member in members:
+        row: list[object] = [member.key, member.index, member.behind, member.error or ""]
+        for name in names:
+            row += [member.metrics.get(name), member.validated.get(name), member.validated_stds.get(name)]
+        writer.writerow([*row, *[member.architecture.get(gene) for gene in genes]])
+    write_atomic(folder.front_csv, text.getvalue().encode())
+    content = {
+        "format_version": 1,
+        "objectives": [asdict(o) for o in objectives],
+        "limits": [asdict(o) for o in limits],
+        "members": [asdict(m) for m in members],
+    }
+    write_json(folder.front_json, content)
+
+
+def spread(members: Sequence[Member], count: int, objective: Objective) -> list[Member]:
+    """Returns `count` members evenly spread along the order of an objective, the ends included."""
+    ranked = sorted(members, key=lambda m: objective.loss(m.validated.get(objective.name, math.nan)))
+    if count >= len(ranked):
+        return list(members)
+    at = np.unique(np.round(np.linspace(0, len(ranked) - 1, count)).astype(int)) if count > 1 else np.arange(count)
+    return [ranked[i] for i in at]
+
+
+def export_member(
+    member: Member,
+    supernet: Supernet,
+    folder: RunFolder,
+    *,
+    exporter: Exporter,
+    dataset: Dataset | None,
+    command: Sequence[str] = (),
+) -> Agreement:
+    """Writes `models/<key>/`: the ONNX model, its weights and its card, after checking the model against the module.
+
+    Args:
+        member: of the validated front.
+        supernet: builds the skeleton; its weights are not used.
+        folder: of the run; holds the member's artifacts.
+        exporter: of ONNX; used where no device's artifact is ONNX.
+        dataset: real inputs for the check, or None.
+        command: that made the run, for the card.
+
+    Raises:
+        RunFolderError: the member's weights are gone.
+        DeviceError: the exported model does not agree with the module within 1e-4.
+    """
+    weights = folder.load_artifact(member.artifacts[WEIGHTS]) if WEIGHTS in member.artifacts else None
+    if weights is None:
+        raise RunFolderError(f"the weights of {member.key} must be in {folder.artifacts}, but they are not.")
+    arch = supernet.space.architecture(member.architecture)
+    module = plain_module(supernet, member.architecture, weights)
+    generator = torch.Generator().manual_seed(0)
+    example = supernet.family.example_inputs(batch=2, generator=generator, arch=arch)
+    model: Artifact | None = None
+    for name, digest in member.artifacts.items():
+        if name != WEIGHTS and model is None:
+            stored = folder.load_artifact(digest)
+            model = stored if stored is not None and stored.format == exporter.format else None
+    if model is None:
+        model = exporter.export(module, example, costs=weights.costs)
+    batches = [supernet.family.example_inputs(batch=8, generator=generator, arch=arch)]
+    if dataset is not None:
+        rows = np.arange(min(64, len(dataset.holdout)))
+        batches.append((dataset.holdout.inputs(rows),))
+    agreement = verify(module, model, exporter, batches=batches)
+    target = folder.models / member.key
+    files = {"model.onnx": model.content, **weights.files}
+    for name, content in files.items():
+        write_atomic(target / name, content)
+    card = {
+        "format_version": 1,
+        "key": member.key,
+        "architecture": dict(member.architecture),
+        "metrics": _with_spreads(member.validated, member.validated_stds),
+        "search_metrics": _with_spreads(member.metrics, member.stds),
+        "measured": dict(member.measured),
+        "behind": member.behind,
+        "agreement": asdict(agreement),
+        "precision": model.precision,
+        "data": None if dataset is None else dataset.card(),
+        "files": {name: {"bytes": len(content), "sha256": _sha256(content)} for name, content in files.items()},
+        "artifact_sha256": model.sha256,
+        "versions": versions(),
+        "command": list(command),
+    }
+    write_json(target / "card.json", card)
+    return agreement
+
+
+def plain_module(supernet: Supernet, architecture: Mapping[str, Any], weights: Artifact) -> torch.nn.Module:
+    """Returns the subnet as a plain module in eval mode, with its own stored weights."""
+    module = copy.deepcopy(supernet.build(supernet.space.architecture(architecture)))
+    module.load_state_dict(decode(weights.files["model.safetensors"]), assign=True)
+    return module.eval()
+
+
+def choose(members: Sequence[Member], prefer: Objective, limits: Sequence[Objective]) -> Member:
+    """Returns the validated member that is best in `prefer` among those that keep all limits.
+
+    Raises:
+        UserError: a metric that no member has, or no member keeps the limits.
+    """
+    known = sorted({name for m in members for name in m.validated})
+    for objective in (prefer, *limits):
+        if objective.name not in known:
+            raise UserError(f"the metric must be one of {known}, but got {objective.name!r}.")
+    kept = [m for m in members if all(o.violation(m.validated.get(o.name, math.nan)) <= 0 for o in limits)]
+    if not kept:
+        shown = ", ".join(f"{o.name} {'<=' if o.sign > 0 else '>='} {o.limit:g}" for o in limits if o.limit is not None)
+        raise UserError(f"at least one member of the front must keep {shown}, but none of {len(members)} does.")
+    return min(kept, key=lambda m: prefer.loss(m.validated.get(prefer.name, math.inf)))
+
+
+def versions() -> dict[str, str]:
+    """Returns what the numbers of this process depend on, for cards and `environment.json`."""
+    found = {"hwsearch": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for name in ("torch", "numpy", "onnx", "onnxruntime", "optuna", "ray", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {**found, "executable": sys.executable}
+
+
+def _with_spreads(metrics: Mapping[str, float], stds: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+    return {name: {"value": value, "std": stds.get(name)} for name, value in metrics.items()}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,88 @@
+"""Live progress of a run: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import TimeRemainingColumn as Remaining
+
+from hwsearch.loop import SearchProgress
+from hwsearch.training.progress import Progress as TrainingProgress
+
+LINE_EVERY_S = 10.0
+
+
+class Live:
+    """Shows how a run comes along. Use as a context manager.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._phase, self._started, self._last = "", 0.0, 0.0
+        self._latest_front = 0
+
+    def __enter__(self) -> Live:
+        if self.console.is_terminal:
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                Remaining(),
+                TextColumn("{task.fields[detail]}"),
+                console=self.console,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def phase(self, name: str) -> None:
+        """Shows that a phase begins."""
+        self._phase, self._started, self._last = name, time.monotonic(), 0.0
+        if self._bars is not None:
+            self._task = self._bars.add_task(name, total=None, detail="")
+        else:
+            self.console.print(f"{name} ...", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Shows one line."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def training(self, progress: TrainingProgress) -> None:
+        """Shows a training step."""
+        detail = f"epoch {progress.epoch}/{progress.n_epochs}  loss {progress.loss:.3f}"
+        self._show(progress.step, progress.n_steps, detail, progress.eta_seconds)
+
+    def search(self, progress: SearchProgress) -> None:
+        """Shows where the search stands."""
+        detail = f"front {progress.n_front}  running {progress.n_running}"
+        if progress.n_failed:
+            detail += f"  failed {progress.n_failed}"
+        if progress.latest is not None and progress.latest.error:
+            detail += f"  last error: {progress.latest.error[:60]}"
+        self._show(progress.n_done, progress.n_trials, detail, progress.eta_s)
+
+    def validation(self, done: int, total: int) -> None:
+        """Shows where validation stands."""
+        self._show(done, total, "", None)
+
+    def _show(self, done: int, total: int, detail: str, eta_s: float | None) -> None:
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=done, total=total, detail=detail)
+        elif self._last != float("inf") and (done >= total or time.monotonic() - self._last >= LINE_EVERY_S):
+            self._last = float("inf") if done >= total else time.monotonic()
+            eta = f"  about {eta_s:.0f} s left" if eta_s is not None and done < total else ""
+            self.console.print(f"  {self._phase} {done}/{total}  {detail}{eta}", highlight=False, markup=False)

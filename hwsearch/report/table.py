@@ -1,0 +1,53 @@
+"""Terminal tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+
+def number(value: float | None) -> str:
+    """Returns a value with four significant digits; large whole numbers with separators; `-` when missing."""
+    if value is None or value != value:
+        return "-"
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def front_table(content: Mapping[str, Any]) -> Table:
+    """Returns the table of a validated front (the content of `front.json`)."""
+    objectives = content["objectives"]
+    names = [o["metric"] + (f"@{o['device']}" if o["device"] else "") for o in objectives]
+    members = list(content["members"])
+    first = objectives[0]
+    members.sort(key=lambda m: m["validated"].get(names[0], float("nan")), reverse=first["direction"] == "maximize")
+    table = Table(title=f"Validated front: {len(members)} nets (value on the hold-out / measured again ± spread)")
+    table.add_column("key", no_wrap=True)
+    for objective, name in zip(objectives, names, strict=True):
+        table.add_column(f"{name}\n[{objective['unit']}]".replace("[", r"\["), justify="right")
+    table.add_column("sparsity")
+    table.add_column("note")
+    for member in members:
+        cells = [member["key"]]
+        for name in names:
+            value, std = member["validated"].get(name), member["validated_stds"].get(name)
+            cells.append(number(value) + (f" ± {number(std)}" if std else ""))
+        patterns = [str(v) for gene, v in member["architecture"].items() if gene.endswith("sparsity")]
+        sparse = [p for p in patterns if p != "dense"]
+        cells.append(f"{len(sparse)} of {len(patterns)} groups" if patterns else "-")
+        cells.append(member["error"] or ("fell behind" if member["behind"] else ""))
+        table.add_row(*cells)
+    return table
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> Table:
+    """Returns a table of plain rows."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*[number(row[c]) if isinstance(row[c], float | int) else str(row[c]) for c in columns])
+    return table

@@ -1,0 +1,139 @@
+"""Every device under the contract of devices."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from hwsearch.devices.analytic_device import AnalyticDevice
+from hwsearch.devices.base import Device, DeviceSpec
+from hwsearch.devices.onnxruntime_device import OnnxRuntimeDevice, input_shape
+from hwsearch.devices.reference import ReferenceNet, reference_input, reference_onnx
+from hwsearch.devices.simulated_device import SimulatedDevice
+from hwsearch.devices.torch_device import TorchDevice
+from hwsearch.errors import DeviceError, UserError
+from hwsearch.export.base import Exporter
+from hwsearch.export.onnx_exporter import OnnxExporter
+from hwsearch.export.torch_exporter import TorchExporter
+from hwsearch.results import Artifact
+from tests.contracts.device_contract import DeviceContract
+
+
+class TestOnnxRuntime(DeviceContract):
+    runtime = "onnxruntime"
+
+    def make_device(self, spec: DeviceSpec) -> Device:
+        return OnnxRuntimeDevice(spec)
+
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        return OnnxExporter()
+
+    def test_open_sizes(self) -> None:
+        assert input_shape("x", ["batch", 3, "height"], (3, 32), batch=4) == (4, 3, 32)
+        with pytest.raises(UserError, match="size 2 of input 'x' must be known, but the file leaves it open"):
+            input_shape("x", ["batch", 3, "height"], None, batch=4)
+        with pytest.raises(UserError, match="batch of input 'x' is fixed to 1 in the file, but got batch 4"):
+            input_shape("x", [1, 3], None, batch=4)
+
+
+class TestTorch(DeviceContract):
+    runtime = "torch"
+
+    def make_device(self, spec: DeviceSpec) -> Device:
+        return TorchDevice(spec)
+
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        return TorchExporter()
+
+    def test_unknown_place(self) -> None:
+        with pytest.raises(UserError, match="option device must be 'cpu' or 'cuda', but got 'tpu'"):
+            TorchDevice(self.spec(options={"device": "tpu"}))
+
+    def test_missing_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(DeviceError, match="must have a GPU that torch can use"):
+            TorchDevice(self.spec(options={"device": "cuda"}))
+
+
+class TestAnalytic(DeviceContract):
+    runtime = "analytic"
+    opens_files = False
+
+    def make_device(self, spec: DeviceSpec) -> Device:
+        return AnalyticDevice(spec)
+
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        return OnnxExporter()
+
+    def test_missing_cost(self) -> None:
+        with pytest.raises(DeviceError, match="must carry the cost 'macs'"):
+            AnalyticDevice(self.spec()).measure([Artifact("onnx", "fp32", {}, "model.onnx")])
+
+
+class TestSimulated(DeviceContract):
+    runtime = "simulated"
+    opens_files = False
+
+    def make_device(self, spec: DeviceSpec) -> Device:
+        return SimulatedDevice(spec)
+
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        return OnnxExporter()
+
+    def test_formula(self) -> None:
+        spec = self.spec(
+            batch=2,
+            options={"gmacs_per_s": 10, "gb_per_s": 1, "overhead_ms": 0.5, "launch_ms": 0.1, "launches": 3, "noise": 0},
+        )
+        costs = {"macs": 5e6, "parameters": 1000, "nonzeros": 100, "stored_bytes": 500, "activation_bytes": 10_000}
+        artifact = Artifact("onnx", "fp32", {}, "x", costs)
+        value = SimulatedDevice(spec).measure([artifact])[0]["latency_ms"].value
+        assert value == pytest.approx(0.5 + 0.3 + 1.0)  # 2 * 5 M MACs at 10 G/s
+        bound = Artifact("onnx", "fp32", {}, "x", {**costs, "activation_bytes": 1e6})
+        assert SimulatedDevice(spec).latency_ms(bound) == pytest.approx(0.8 + (4000 + 2e6) / 1e6)
+
+    def test_zeros_pay_only_with_sparse_kernels(self) -> None:
+        costs = {"macs": 5e6, "parameters": 1000.0, "nonzeros": 1000.0, "stored_bytes": 4000.0}
+        dense = Artifact("onnx", "fp32", {}, "x", costs)
+        sparse = Artifact("onnx", "fp32", {}, "x", {**costs, "nonzeros": 100.0, "stored_bytes": 525.0})
+        plain = SimulatedDevice(self.spec(options={"noise": 0}))
+        assert plain.latency_ms(dense) == plain.latency_ms(sparse)
+        kernels = SimulatedDevice(self.spec(options={"noise": 0, "sparse": True}))
+        assert kernels.latency_ms(sparse) < 0.5 * kernels.latency_ms(dense)
+
+    def test_noise_is_seeded_by_artifact_and_repeat(self, exporter: Exporter) -> None:
+        artifact = self.artifact(exporter, largest=True)
+        values = [SimulatedDevice(self.spec()).measure([artifact] * 3) for _ in range(2)]
+        numbers = [[r["latency_ms"].value for r in run] for run in values]
+        assert numbers[0] == numbers[1]
+        assert len(set(numbers[0])) == 3
+        assert max(numbers[0]) / min(numbers[0]) < math.exp(0.02 * 8)
+
+    def test_bad_option(self) -> None:
+        with pytest.raises(UserError, match="option gb_per_s must be a positive number, but got 0"):
+            SimulatedDevice(self.spec(options={"gb_per_s": 0}))
+        with pytest.raises(UserError, match="option noise must be a number of at least 0, but got 'much'"):
+            SimulatedDevice(self.spec(options={"noise": "much"}))
+
+
+def test_reference_net_is_the_same_everywhere() -> None:
+    assert reference_onnx() == reference_onnx()
+    session = ort.InferenceSession(reference_onnx(), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"x": reference_input()})[0]
+    with torch.no_grad():
+        want = ReferenceNet().eval()(torch.from_numpy(reference_input())).numpy()
+    assert np.abs(want).max() > 0.01
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
+
+
+def test_spec_refuses_cpu_clock_with_threads() -> None:
+    with pytest.raises(ValueError, match="clock 'cpu' must be used with threads: 1, but got threads: 2"):
+        DeviceSpec(name="x", clock="cpu", threads=2)
