@@ -23,6 +23,7 @@ from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
 
 SKELETON_CACHE = 256
+COST_CHUNK = 4096  # rows whose arrays stay in a core's cache
 Columns = Mapping[str, NDArray[Any]]
 Masks = Mapping[str, Tensor]
 """Tensor name -> boolean mask of the sliced shape, True = kept."""
@@ -291,13 +292,17 @@ class Supernet(nn.Module):
         return out
 
     def costs(self, population: Population) -> Costs:
-        """Returns exact costs, each (n,), of a population (n, g). Memory grows with n: give 10,000s, not millions."""
+        """Returns exact costs, each (n,), of a population (n, g); without the layers."""
         population = np.ascontiguousarray(population)
-        return total_costs(self.layers(population), len(population))
+        parts = []
+        for start in range(0, max(len(population), 1), COST_CHUNK):
+            rows = population[start : start + COST_CHUNK]
+            parts.append(total_costs(self.layers(rows), len(rows)))
+        return Costs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in Costs.METRICS})
 
     def layer_costs(self, arch: Architecture | Mapping[str, Value]) -> Costs:
         """Returns the exact costs of one architecture; `.layers` holds its layers with sizes of shape (1,)."""
-        return self.costs(self.space.row(arch)[None])
+        return total_costs(self.layers(self.space.row(arch)[None]), 1)
 
     # -- weights in and out --------------------------------------------------------------------------
 
