@@ -298,7 +298,10 @@ class Supernet(nn.Module):
         for start in range(0, max(len(population), 1), COST_CHUNK):
             rows = population[start : start + COST_CHUNK]
             parts.append(total_costs(self.layers(rows), len(rows)))
-        return Costs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in Costs.METRICS})
+        macs, parameters, nonzeros, stored, peak = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in Costs.METRICS
+        )
+        return Costs(macs, parameters, nonzeros, stored, peak)
 
     def layer_costs(self, arch: Architecture | Mapping[str, Value]) -> Costs:
         """Returns the exact costs of one architecture; `.layers` holds its layers with sizes of shape (1,)."""
