@@ -55,7 +55,7 @@ def test_pickled_example_inputs_are_not_unpickled(archive: bytes, tmp_path: Path
     trap = tmp_path / "trap"
     buffer = io.BytesIO()
     torch.save((Malice(trap),), buffer)
-    with pytest.raises(ValueError, match="[Ww]eights.only"):
+    with pytest.raises(ValueError, match=r"[Ww]eights.only"):
         read_program(changed(archive, {"sample_inputs/model.pt": buffer.getvalue()}))
     assert not trap.exists()
 
