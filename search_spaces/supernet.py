@@ -61,6 +61,8 @@ class Family(ABC):
     """Key of a published checkpoint that repeats another key's tensor -> that key."""
     published_ignored: tuple[str, ...] = ()
     """Regular expressions of keys of published checkpoints that hold nothing to load."""
+    published_variants: Mapping[str, str] = {}
+    """Regular expression -> replacement, for keys that published checkpoints spell in several ways."""
 
     @abstractmethod
     def build(self, arch: Architecture) -> nn.Module:
@@ -89,6 +91,7 @@ class Family(ABC):
     def published_name(self, name: str) -> str | None:
         """Returns the key of a full tensor in the published checkpoints; None for what they do not hold.
 
+        Full tensors with the same key are parts of one published tensor, in their order, along dimension 0.
         By default the name itself.
         """
         return name
