@@ -96,6 +96,10 @@ class Family(ABC):
         """
         return name
 
+    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        """Returns a batch of the data as this architecture reads it: another resolution, where that is a gene."""
+        return inputs
+
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
     ) -> tuple[Tensor, ...]:
