@@ -8,34 +8,9 @@ from dataclasses import dataclass
 
 from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, Measured, MeasureJob
 from hwsearch.engines.base import SearchEngine
-from hwsearch.results import Evaluation, State
+from hwsearch.results import Evaluation, SearchProgress, State
 from hwsearch.runfolder import RunFolder
 from hwsearch.study import Study, Trial
-
-
-@dataclass(frozen=True)
-class SearchProgress:
-    """Where a search stands.
-
-    Args:
-        n_trials: budget.
-        n_done: finished and failed trials.
-        n_failed: of these.
-        n_running: proposed and not arrived.
-        n_front: non-dominated feasible trials.
-        elapsed_s: since this driver started searching.
-        eta_s: estimate of what remains; None at first.
-        latest: the trial that arrived last, if one did.
-    """
-
-    n_trials: int
-    n_done: int
-    n_failed: int
-    n_running: int
-    n_front: int
-    elapsed_s: float
-    eta_s: float | None
-    latest: Trial | None
 
 
 @dataclass(frozen=True)
@@ -153,5 +128,5 @@ class Search:
             n_front=len(self.study.front()),
             elapsed_s=elapsed_s,
             eta_s=(trials - done) / rate if rate > 0 else None,
-            latest=latest,
+            latest_error=latest.error if latest is not None else None,
         )

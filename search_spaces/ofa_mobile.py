@@ -299,6 +299,10 @@ class OfaMobile(Family):
         """Returns the images resized to the architecture's resolution."""
         return (resize(inputs[0], side_of(arch, inputs[0].shape[-1])),)
 
+    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        """Returns the images resized to the architecture's resolution."""
+        return resize(inputs, side_of(arch, self.input_shape[1]))
+
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
     ) -> tuple[Tensor, ...]:

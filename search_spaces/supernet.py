@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from search_spaces.layers import Costs, LayerSpec, total_costs
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
+from search_spaces.structure import copy_structure
 
 SKELETON_CACHE = 256
 COST_CHUNK = 4096  # rows whose arrays stay in a core's cache
@@ -95,6 +95,10 @@ class Family(ABC):
         By default the name itself.
         """
         return name
+
+    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        """Returns a batch of the data as this architecture reads it: another resolution, where that is a gene."""
+        return inputs
 
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
@@ -273,7 +277,7 @@ class Supernet(nn.Module):
         """Returns the subnet as a plain module of its own, in eval mode: a detached copy, no trace of the search."""
         with torch.no_grad():
             weights = {name: tensor.detach().clone() for name, tensor in self.weights(arch, masks).items()}
-        module = copy.deepcopy(self.build(arch))
+        module = copy_structure(self.build(arch))
         _assign(module, weights)
         return module.eval()
 

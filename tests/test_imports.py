@@ -38,6 +38,7 @@ LEVELS = {
     "pareto": 1,
     "config": 1,
     "runfolder": 1,
+    "torch_program": 0,
     "results": 0,
     "objectives": 0,
     "errors": 0,

@@ -1,4 +1,4 @@
-"""ONNX: traced by torch, opset 17, dynamic batch, BatchNorm folded; run by ONNX Runtime."""
+"""ONNX, opset 17, dynamic batch, BatchNorm folded: written layer by layer, or traced by torch; run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.export.base import Exporter, eval_mode
+from hwsearch.export.layer_trace import Unsupported
+from hwsearch.export.onnx_graph import build_onnx
 from hwsearch.results import Artifact
 
 OPSET = 17
@@ -49,7 +51,7 @@ class OnnxExporter(Exporter):
         return Artifact(
             format=self.format,
             precision=precision,
-            files={ENTRY: trace(module, example, names)},
+            files={ENTRY: write(module, example, names)},
             entry=ENTRY,
             costs=dict(costs),
             input_shapes={name: tuple(tensor.shape[1:]) for name, tensor in zip(names, example, strict=True)},
@@ -89,6 +91,19 @@ def cpu_session(content: bytes) -> ort.InferenceSession:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise DeviceError(f"onnxruntime cannot open the model: {' '.join(str(error).split())[:300]}") from error
+
+
+def write(module: nn.Module, example: tuple[Tensor, ...], names: Sequence[str]) -> bytes:
+    """Returns the ONNX file of a module: written directly where every layer is known, else traced by torch.
+
+    Raises:
+        UserError: an operator has no ONNX counterpart; names it.
+    """
+    try:
+        with eval_mode(module):
+            return build_onnx(module, example, names, opset=OPSET)
+    except Unsupported:
+        return trace(module, example, names)
 
 
 def trace(module: nn.Module, example: tuple[Tensor, ...], names: Sequence[str]) -> bytes:
