@@ -18,13 +18,13 @@ def greedy(model: TranslationTransformer, source: Tensor, *, end: int, max_token
         model: in eval mode.
         source: ids (batch, tokens), padded.
         end: id of the end-of-sentence token, which also begins every target.
-        max_tokens: longest translation.
+        max_tokens: longest translation; no longer than the model has positions for.
     """
     state = model.start(source)
     last = torch.full((len(source),), end, device=source.device)
     done = torch.zeros_like(last, dtype=torch.bool)
     columns = []
-    for _ in range(max_tokens):
+    for _ in range(min(max_tokens, model.longest)):
         logits, state = model.step(last, state)
         logits[:, model.padding] = -torch.inf
         last = torch.where(done, end, logits.argmax(1))
@@ -58,7 +58,7 @@ def beam(
         source: ids (batch, tokens), padded.
         end: id of the end-of-sentence token, which also begins every target.
         size: width of the beam, at least 1.
-        max_tokens: longest translation.
+        max_tokens: longest translation; no longer than the model has positions for.
         length_penalty: above 1 favours long sentences, below 1 short ones.
 
     Raises:
@@ -77,6 +77,7 @@ def beam(
     def finish(i: int, score: float, row: Sequence[int]) -> None:
         finished[i].append((score / (len(row) + 1) ** length_penalty, list(row)))
 
+    max_tokens = min(max_tokens, model.longest)
     for length in range(1, max_tokens + 1):
         logits, state = model.step(tokens[:, -1], state)
         logits[:, model.padding] = -torch.inf

@@ -141,6 +141,11 @@ class TranslationTransformer(nn.Module):
         out: Tensor = self.dropout(words + self.positions[:, :dim][places])
         return out
 
+    @property
+    def longest(self) -> int:
+        """The number of tokens that there are positions for."""
+        return self.positions.shape[0] - self.padding - 1
+
     def _places(self, ids: Tensor) -> Tensor:
         """Returns the row of the position table for every token (batch, tokens): 1, 2, ... after the padding id."""
         real = ids.ne(self.padding)
