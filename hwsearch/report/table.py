@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 
@@ -24,7 +25,10 @@ def front_table(content: Mapping[str, Any]) -> Table:
     members = list(content["members"])
     first = objectives[0]
     members.sort(key=lambda m: m["validated"].get(names[0], float("nan")), reverse=first["direction"] == "maximize")
-    table = Table(title=f"Validated front: {len(members)} nets (scored on the hold-out, measured again, ± spread)")
+    table = Table(
+        title=f"Validated front: {len(members)} nets (scored on the hold-out, measured again, ± spread)",
+        box=SIMPLE_HEAD,
+    )
     table.add_column("key", no_wrap=True)
     for objective, name in zip(objectives, names, strict=True):
         metric, _, device = name.partition("@")
@@ -47,7 +51,7 @@ def front_table(content: Mapping[str, Any]) -> Table:
 
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> Table:
     """Returns a table of plain rows."""
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
         table.add_column(column)
     for row in rows:
