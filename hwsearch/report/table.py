@@ -35,7 +35,7 @@ def front_table(content: Mapping[str, Any]) -> Table:
         unit = f"{objective['unit']} @{device}" if device else objective["unit"]
         table.add_column(f"{metric}\n{unit}", justify="right", no_wrap=True)
     table.add_column("sparse\ngroups", no_wrap=True)
-    table.add_column("note")
+    table.add_column("note", min_width=6)
     for member in members:
         cells = [member["key"]]
         for name in names:
