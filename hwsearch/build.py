@@ -25,10 +25,10 @@ from hwsearch.engines.base import ExactLosses, SearchEngine
 from hwsearch.engines.exact import ExactCosts
 from hwsearch.errors import ConfigError, DeviceError, MissingExtraError, UserError
 from hwsearch.export.base import Exporter
-from hwsearch.export.weights import decode
 from hwsearch.objectives import QUALITY_METRICS, Objective
 from hwsearch.problems import nearest
 from hwsearch.tracked import Tracked
+from search_spaces.published import Checkpoint, CheckpointError, from_published, read_checkpoint
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet
 
@@ -37,6 +37,11 @@ from search_spaces.supernet import Family, SparsityGenes, Supernet
 FAMILIES = {
     "mlp": "search_spaces.mlp:MLP",
     "mobilenet": "search_spaces.mobilenet:MobileNet",
+    "ofa_mobilenet_v3": "search_spaces.ofa_networks:OfaMobilenetV3",
+    "ofa_proxyless": "search_spaces.ofa_networks:OfaProxyless",
+    "ofa_resnet50": "search_spaces.ofa_resnet50:OfaResNet50",
+    "bert": "search_spaces.bert:Bert",
+    "vit": "search_spaces.vit:ViT",
 }
 DATA = {
     "digits": "hwsearch.data.digits:DigitsSpec",
@@ -371,27 +376,46 @@ def pretrained(made: Plan, supernet: Supernet) -> bool:
     """Loads the weights that the configuration names into `supernet`; returns whether it names any.
 
     Raises:
-        UserError: broken file, or weights of another network.
+        UserError: broken file, another digest, or weights of another network.
     """
-    path = made.config.supernet.weights
-    if path is None:
+    section = made.config.supernet
+    if section.weights is None:
         return False
-    load_weights(supernet, path)
+    load_weights(supernet, section.weights, sha256=section.sha256)
     return True
 
 
-def load_weights(supernet: Supernet, path: Path) -> None:
-    """Loads full weights from a safetensors file.
+def load_weights(supernet: Supernet, path: Path, *, sha256: str | None = None) -> None:
+    """Loads full weights from a file: as saved by hwsearch, or a published checkpoint of the family.
 
     Raises:
-        UserError: missing or broken file, or weights of another network.
+        UserError: missing or broken file, another digest, or weights of another network; nothing is loaded then.
     """
-    if not path.is_file():
-        raise UserError(f"weights must be a safetensors file, but {path} does not exist.")
     try:
-        supernet.load_arrays({name: tensor.numpy() for name, tensor in decode(path.read_bytes()).items()})
+        load_checkpoint(supernet, read_checkpoint(path, sha256=sha256), path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def load_checkpoint(supernet: Supernet, checkpoint: Checkpoint, path: Path) -> None:
+    """Loads the tensors of a checkpoint, by our names or by published ones.
+
+    Raises:
+        CheckpointError: they do not fit; names every one that does not.
+    """
+    try:
+        if is_ours(supernet, checkpoint):
+            supernet.load_arrays({name: tensor.numpy() for name, tensor in checkpoint.tensors.items()})
+        else:
+            from_published(supernet, checkpoint.tensors)
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def is_ours(supernet: Supernet, checkpoint: Checkpoint) -> bool:
+    """Whether most tensors of a checkpoint carry our names."""
+    ours = supernet.tensors().keys()
+    return 2 * len(ours & checkpoint.tensors.keys()) > len(ours)
 
 
 @dataclass(frozen=True)

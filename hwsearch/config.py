@@ -26,11 +26,15 @@ class Section(BaseModel):
 
 
 class SupernetSection(Section):
-    """Which super-network. `params` are the family's own arguments; without `weights` it is trained."""
+    """Which super-network. `params` are the family's own arguments; without `weights` it is trained.
+
+    `weights`: saved by hwsearch, or as published; `sha256`: digest that the file must have.
+    """
 
     family: str
     params: dict[str, Any] = Field(default_factory=dict)
     weights: Path | None = None
+    sha256: str | None = None
 
 
 class SparsitySection(Section):

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, Measured, MeasureJob
 from hwsearch.engines.base import SearchEngine
-from hwsearch.progress import SearchProgress
-from hwsearch.results import State
+from hwsearch.results import SearchProgress, State
 from hwsearch.runfolder import RunFolder
 from hwsearch.study import Study
 
@@ -41,7 +40,7 @@ class Search:
         self.study, self.executor, self.engine, self.folder = study, executor, engine, folder
         self._left: deque[tuple[int, str]] = deque()  # evaluated earlier, not measured yet
         self._remaking: dict[int, set[str]] = {}  # of these, being evaluated again for the artifacts of devices
-        self._last_error: str | None = None
+        self._latest_error: str | None = None
         executor.references.update(folder.references())
 
     def run(self, trials: int, *, observe: Callable[[SearchProgress], None] | None = None) -> SearchResult:
@@ -97,7 +96,7 @@ class Search:
     def _evaluated(self, result: Evaluated) -> None:
         index, evaluation = result.job.index, result.evaluation
         artifacts = {device: self.folder.store(artifact) for device, artifact in result.artifacts.items()}
-        self._last_error = evaluation.error or self._last_error
+        self._latest_error = evaluation.error or self._latest_error
         if index in self._remaking:
             devices = self._remaking.pop(index)
             if evaluation.error is not None:
@@ -118,7 +117,7 @@ class Search:
         for index, measurement in zip(result.job.indices, result.results, strict=True):
             self.study.record_measurement(index, device, measurement)
             if isinstance(measurement, str):
-                self._last_error = f"{device}: {measurement}"
+                self._latest_error = f"{device}: {measurement}"
             elif device not in self.executor.references:
                 self.executor.references.update(self.folder.freeze_reference(device, measurement))
 
@@ -139,5 +138,5 @@ class Search:
             n_front=len(self.study.front()),
             elapsed_s=elapsed_s,
             eta_s=(trials - done) / rate if rate > 0 else None,
-            last_error=self._last_error,
+            latest_error=self._latest_error,
         )

@@ -98,7 +98,7 @@ class OfaMobile(Family):
 
     Args:
         layout: what is fixed. width_mult: multiplies all widths. n_classes: outputs.
-        resolutions: sides of square RGB input; the last of several is the default.
+        resolutions: sides of square RGB input; the largest of several is the default.
         kernels, expands: choices of every block.
         elastic_last: False fixes a last stage of one block to its largest kernel and expansion (45 genes).
     """
@@ -124,7 +124,7 @@ class OfaMobile(Family):
         self.n_classes = n_classes
         self.kernels, self.expands = tuple(kernels), tuple(expands)
         genes = resolution_genes(resolutions)
-        self.input_shape = (3, resolutions[-1], resolutions[-1])
+        self.input_shape = (3, max(resolutions), max(resolutions))
         for s, stage in enumerate(self.layout.stages, start=1):
             if len(stage.depth) > 1:
                 genes.append(Gene(f"stage{s}.depth", stage.depth))
@@ -263,11 +263,45 @@ class OfaMobile(Family):
         """Returns the mid channels of every block, each scored by its projection, and those of its gate."""
         return [group for s, b, stage in self._blocks() for group in mid_channels(f"stage{s}.block{b}", se=stage.se)]
 
+    # -- published weights ---------------------------------------------------------------------------
+
+    def published_name(self, name: str) -> str | None:
+        """Returns the key of a full tensor in Once-for-All's checkpoints."""
+        part, _, rest = name.partition(".")
+        outer = {
+            "stem": "first_conv",
+            "head": "feature_mix_layer" if self.layout.mix is None else "final_expand_layer",
+            "mix": "feature_mix_layer",
+            "classifier": "classifier.linear",
+        }
+        if part in outer:
+            return f"{outer[part]}.{rest}"
+        if part == "first":
+            block, level = 0, ""
+        else:
+            inner, _, rest = rest.partition(".")
+            before = sum(max(stage.depth) for stage in self.layout.stages[: int(part.removeprefix("stage")) - 1])
+            block, level = before + int(inner.removeprefix("block")), "double"
+        layer, _, rest = rest.partition(".")
+        if layer == "se":
+            return f"blocks.{block}.conv.depth_conv.se.fc.{rest}"
+        layer = {"expand": "inverted_bottleneck", "depthwise": "depth_conv", "project": "point_linear"}[layer]
+        kind, _, rest = rest.partition(".")
+        if rest.startswith("matrix_"):
+            rest, kind = rest.removeprefix("matrix_") + "_matrix", "conv"
+        elif level:
+            kind = f"{kind}.{kind}"
+        return f"blocks.{block}.conv.{layer}.{kind}.{rest}"
+
     # -- inputs --------------------------------------------------------------------------------------
 
     def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
         """Returns the images resized to the architecture's resolution."""
         return (resize(inputs[0], side_of(arch, inputs[0].shape[-1])),)
+
+    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        """Returns the images resized to the architecture's resolution."""
+        return resize(inputs, side_of(arch, self.input_shape[1]))
 
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None

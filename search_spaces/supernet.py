@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,8 +20,10 @@ from search_spaces.layers import Costs, LayerSpec, total_costs
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
+from search_spaces.structure import copy_structure
 
 SKELETON_CACHE = 256
+COST_CHUNK = 4096  # rows whose arrays stay in a core's cache
 Columns = Mapping[str, NDArray[Any]]
 Masks = Mapping[str, Tensor]
 """Tensor name -> boolean mask of the sliced shape, True = kept."""
@@ -56,6 +57,12 @@ class Family(ABC):
     """Of one example, without batch."""
     transforms: Mapping[str, Transform] = {}
     """Tensor name -> exception from the slicing rule."""
+    published_copies: Mapping[str, str] = {}
+    """Key of a published checkpoint that repeats another key's tensor -> that key."""
+    published_ignored: tuple[str, ...] = ()
+    """Regular expressions of keys of published checkpoints that hold nothing to load."""
+    published_variants: Mapping[str, str] = {}
+    """Regular expression -> replacement, for keys that published checkpoints spell in several ways."""
 
     @abstractmethod
     def build(self, arch: Architecture) -> nn.Module:
@@ -79,6 +86,18 @@ class Family(ABC):
 
     def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
         """Returns inputs as this architecture reads them (images resized to its resolution); by default as they are."""
+        return inputs
+
+    def published_name(self, name: str) -> str | None:
+        """Returns the key of a full tensor in the published checkpoints; None for what they do not hold.
+
+        Full tensors with the same key are parts of one published tensor, in their order, along dimension 0.
+        By default the name itself.
+        """
+        return name
+
+    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        """Returns a batch of the data as this architecture reads it: another resolution, where that is a gene."""
         return inputs
 
     def example_inputs(
@@ -258,7 +277,7 @@ class Supernet(nn.Module):
         """Returns the subnet as a plain module of its own, in eval mode: a detached copy, no trace of the search."""
         with torch.no_grad():
             weights = {name: tensor.detach().clone() for name, tensor in self.weights(arch, masks).items()}
-        module = copy.deepcopy(self.build(arch))
+        module = copy_structure(self.build(arch))
         _assign(module, weights)
         return module.eval()
 
@@ -280,13 +299,20 @@ class Supernet(nn.Module):
         return out
 
     def costs(self, population: Population) -> Costs:
-        """Returns exact costs, each (n,), of a population (n, g). Memory grows with n: give 10,000s, not millions."""
+        """Returns exact costs, each (n,), of a population (n, g); without the layers."""
         population = np.ascontiguousarray(population)
-        return total_costs(self.layers(population), len(population))
+        parts = []
+        for start in range(0, max(len(population), 1), COST_CHUNK):
+            rows = population[start : start + COST_CHUNK]
+            parts.append(total_costs(self.layers(rows), len(rows)))
+        macs, parameters, nonzeros, stored, peak = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in Costs.METRICS
+        )
+        return Costs(macs, parameters, nonzeros, stored, peak)
 
     def layer_costs(self, arch: Architecture | Mapping[str, Value]) -> Costs:
         """Returns the exact costs of one architecture; `.layers` holds its layers with sizes of shape (1,)."""
-        return self.costs(self.space.row(arch)[None])
+        return total_costs(self.layers(self.space.row(arch)[None]), 1)
 
     # -- weights in and out --------------------------------------------------------------------------
 

@@ -40,11 +40,11 @@ LEVELS = {
     "config": 1,
     "construct": 1,
     "runfolder": 1,
+    "torch_program": 0,
     "results": 0,
     "objectives": 0,
     "errors": 0,
     "problems": 0,
-    "progress": 0,
 }
 
 # Which of our packages a package may import, besides itself.

@@ -21,9 +21,8 @@ from hwsearch.export.weights import encode
 from hwsearch.front import Member, export_member, spread, validate, versions
 from hwsearch.loop import Search
 from hwsearch.objectives import COST_METRICS, Objective
-from hwsearch.progress import SearchProgress
 from hwsearch.report.plot import front_png
-from hwsearch.results import State
+from hwsearch.results import SearchProgress, State
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic, write_json
 from hwsearch.study import Study, open_storage, repair_journal
 from hwsearch.training.progress import Progress as TrainingProgress

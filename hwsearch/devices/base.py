@@ -29,6 +29,7 @@ class DeviceSpec(BaseModel):
         warmup, repeats, max_seconds: the timing protocol (see `timing.py`): least number of warm-up calls and of
             repeats, and seconds per artifact after which repeating ends.
         target_ci: stop repeating when the 95 % half-width of the median is below this share of it.
+        protocol: `default`, or `fast`: exactly `repeats` rounds, whatever the interval is then; it is stated.
         reference_ms: latency of the reference net that values are normalised to (see `Device`); None until it is
             known. Measure it once, then freeze it here.
         options: backend-specific settings.
@@ -46,6 +47,7 @@ class DeviceSpec(BaseModel):
     repeats: int = Field(default=20, ge=3)
     max_seconds: float = Field(default=5.0, gt=0)
     target_ci: float = Field(default=0.03, gt=0)
+    protocol: Literal["default", "fast"] = "default"
     address: str | None = None
     reference_ms: float | None = Field(default=None, gt=0)
     options: Mapping[str, Option] = Field(default_factory=dict)

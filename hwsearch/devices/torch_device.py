@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from hwsearch.devices.timed import TimedDevice
 from hwsearch.devices.timing import Call
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.results import Artifact
+from hwsearch.torch_program import read_program
 
 
 class TorchDevice(TimedDevice):
@@ -92,9 +92,9 @@ def load_program(content: bytes, *, what: str = "the program", device: str = "cp
         DeviceError: torch does not take the bytes.
     """
     try:
-        program = torch.export.load(io.BytesIO(content))
+        program = read_program(content)
         if device != "cpu":
             program = move_to_device_pass(program, device)
         return program.module()
-    except Exception as error:  # a broken archive fails in many ways
+    except (ValueError, RuntimeError) as error:
         raise DeviceError(f"torch cannot open {what}: {' '.join(str(error).split())[:300]}") from error

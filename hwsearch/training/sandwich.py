@@ -51,12 +51,13 @@ class SandwichLearner:
             targets: (batch,) classes.
             step: decides, with the seed, which random subnets are drawn.
         """
-        teacher = self.supernet(inputs, self._largest)
+        teacher = self.supernet(self.supernet.family.prepare(inputs, self._largest), self._largest)
         loss = F.cross_entropy(teacher, targets, label_smoothing=self.config.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         students = [self._smallest] if self._smallest != self._largest else []
         students += random_subnets(self.supernet, self.config.seed, step, self.config.n_random)
         for arch in students:
-            soft = soft_cross_entropy(self.supernet(inputs, arch), teacher, self.config.temperature)
+            student = self.supernet(self.supernet.family.prepare(inputs, arch), arch)
+            soft = soft_cross_entropy(student, teacher, self.config.temperature)
             soft.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
