@@ -34,7 +34,7 @@ def config(tmp_path: Path, **changes: object) -> Path:
         "name": "imported",
         "supernet": {"family": "ofa_mobilenet_v3"},
         "data": {"name": "synthetic", "shape": [3, 224, 224], "n_classes": 4, "n": 40},
-        "training": {"epochs": 1},
+        "training": {"epochs": 1, "batch_size": 8},
         "objectives": ["accuracy", "macs"],
         "devices": {"cpu": {"runtime": "onnxruntime"}},
         **changes,
