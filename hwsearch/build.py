@@ -56,12 +56,15 @@ ENGINES = {
 }
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
+    "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
+    "command": "hwsearch.devices.command_device:CommandDevice",
     "analytic": "hwsearch.devices.analytic_device:AnalyticDevice",
     "simulated": "hwsearch.devices.simulated_device:SimulatedDevice",
 }
 EXPORTERS = {
     "onnx": "hwsearch.export.onnx_exporter:OnnxExporter",
+    "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
 }
 EXECUTORS = {
@@ -146,7 +149,7 @@ class Plan:
 
     def exporter(self, name: str) -> tuple[Exporter | None, str]:
         """Returns the exporter and precision of what a device measures; no exporter where costs suffice."""
-        formats, precision = self.device_types[name].formats, self.devices[name].precisions[0]
+        formats, precision = self.device_types[name].opens(self.devices[name]), self.devices[name].precisions[0]
         return (named("exporters", formats[0], "exporter")() if formats else None), precision
 
     def training(self) -> Any:

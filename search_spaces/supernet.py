@@ -84,10 +84,6 @@ class Family(ABC):
         """Returns the coupled channels that may be permuted without changing the largest network."""
         return []
 
-    def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
-        """Returns inputs as this architecture reads them (images resized to its resolution); by default as they are."""
-        return inputs
-
     def published_name(self, name: str) -> str | None:
         """Returns the key of a full tensor in the published checkpoints; None for what they do not hold.
 
@@ -262,12 +258,12 @@ class Supernet(nn.Module):
 
         Args:
             inputs: what the built module takes: one tensor (batch, ...), or a tuple for several arguments. Images of
-                another size than the architecture's resolution are resized (`Family.fit_inputs`).
+                another size than the architecture's resolution are resized (`Family.prepare`).
             arch: of this space.
             masks: as for `weights`.
         """
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        inputs = self.family.fit_inputs(inputs, arch)
+        inputs = (self.family.prepare(inputs[0], arch), *inputs[1:])
         skeleton = self.build(arch)
         skeleton.train(self.training)
         out: Tensor = torch.func.functional_call(skeleton, self.weights(arch, masks), inputs)

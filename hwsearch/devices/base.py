@@ -93,6 +93,11 @@ class Device(ABC):
         self.spec = spec
         self.reference_ms: float | None = spec.reference_ms
 
+    @classmethod
+    def opens(cls, spec: DeviceSpec) -> tuple[str, ...]:
+        """Returns the artifact formats that a device of this spec takes, the preferred one first."""
+        return cls.formats
+
     @abstractmethod
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:
         """Returns metric -> measurement per artifact, interleaved with each other and with the reference net.

@@ -219,6 +219,9 @@ def test_published_names_and_variants() -> None:
     own = {k: t for k, t in state(net).items() if k != "full.positions"}
     assert equal_states(own, {k: t for k, t in state(other).items() if k != "full.positions"})
     assert torch.equal(other.tensors()["positions"], sinusoidal_table(18, 20, PAD))
+    meta = Supernet(small_hat(), meta=True)
+    from_published(meta, tensors)
+    assert equal_states(state(meta), state(other))
     tensors["decoder.embed_tokens.weight"] = tensors["decoder.embed_tokens.weight"] + 1
     with pytest.raises(CheckpointError, match=r"embed_tokens\.weight, which differs from"):
         from_published(other, tensors)
@@ -368,7 +371,7 @@ def test_a_toy_language_is_learned() -> None:
         schedule.step()
     assert len(unseen) > 50
     source = encode([s for s, _ in unseen], begin=False)
-    for arch, least in ((largest, 90), (smallest, 50)):
+    for arch, least in ((largest, 90), (smallest, 30)):
         model = net.extract(arch)
         assert isinstance(model, TranslationTransformer)
         for rows in (greedy(model, source, end=END), beam(model, source, end=END, size=3)):
