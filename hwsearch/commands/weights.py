@@ -8,6 +8,7 @@ from typing import Any
 
 from hwsearch import build
 from hwsearch.config import set_path
+from hwsearch.construct import construct
 from hwsearch.errors import UserError
 from search_spaces.published import compare, read_checkpoint, save_weights
 from search_spaces.supernet import Family, Supernet
@@ -22,7 +23,7 @@ def family_of(name: str, params: Sequence[str]) -> Family:
     raw: dict[str, Any] = {}
     for text in params:
         set_path(raw, text)
-    family: Family = build.construct(build.named("families", name, "--family"), raw, where="--param", given={})
+    family: Family = construct(build.named("families", name, "--family"), raw, where="--param", given={})
     return family
 
 

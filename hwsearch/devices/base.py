@@ -41,7 +41,7 @@ class DeviceSpec(BaseModel):
     runtime: str = "onnxruntime"
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = Field(default=("fp32",), min_length=1)
     clock: Literal["wall", "cpu"] = "wall"
     warmup: int = Field(default=3, ge=0)
     repeats: int = Field(default=20, ge=3)
@@ -70,6 +70,8 @@ class DeviceSpec(BaseModel):
 class Device(ABC):
     """Measures artifacts. Made from its spec alone, inside the process that measures.
 
+    The constructor checks the spec and connects to nothing: a configuration is checked by making its devices.
+
     Times are ratios. Speed drifts by 10 to 20 % between days, hosts and neighbours, so every measuring run of a
     timing device also times a fixed reference net, and a latency is
 
@@ -90,6 +92,11 @@ class Device(ABC):
     def __init__(self, spec: DeviceSpec) -> None:
         self.spec = spec
         self.reference_ms: float | None = spec.reference_ms
+
+    @classmethod
+    def opens(cls, spec: DeviceSpec) -> tuple[str, ...]:
+        """Returns the artifact formats that a device of this spec takes, the preferred one first."""
+        return cls.formats
 
     @abstractmethod
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:
