@@ -269,7 +269,7 @@ def export_member(
     batches = [supernet.family.example_inputs(batch=8, generator=generator, arch=arch)]
     if dataset is not None:
         rows = np.arange(min(64, len(dataset.holdout)))
-        batches.append((dataset.holdout.inputs(rows),))
+        batches.append((supernet.family.prepare(dataset.holdout.inputs(rows), arch),))
     agreement = verify(module, model, exporter, batches=batches)
     target = folder.models / member.key
     files = {"model.onnx": model.content, **weights.files}
@@ -285,6 +285,7 @@ def export_member(
         "behind": member.behind,
         "agreement": asdict(agreement),
         "precision": model.precision,
+        "input_shapes": [list(tensor.shape[1:]) for tensor in example],
         "data": None if dataset is None else dataset.card(),
         "files": {name: {"bytes": len(content), "sha256": _sha256(content)} for name, content in files.items()},
         "artifact_sha256": model.sha256,

@@ -49,6 +49,7 @@ class Mismatch:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshaped: tuple[str, ...]
+    n_found: int
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.misshaped)
@@ -162,6 +163,20 @@ def published_names(supernet: Supernet) -> dict[str, str]:
     return {name: key for name, key in names.items() if key is not None}
 
 
+def _short(supernet: Supernet, key: str) -> str:
+    for pattern, replacement in supernet.family.published_variants.items():
+        key = re.sub(pattern, replacement, key)
+    return reduced(key)
+
+
+def _wanted(supernet: Supernet) -> dict[str, tuple[str, list[str]]]:
+    """Returns reduced key -> published key, and our names of the parts that it holds along dimension 0."""
+    wanted: dict[str, tuple[str, list[str]]] = {}
+    for name, key in published_names(supernet).items():
+        wanted.setdefault(_short(supernet, key), (key, []))[1].append(name)
+    return wanted
+
+
 def compare(supernet: Supernet, tensors: Mapping[str, Tensor]) -> tuple[Mismatch, dict[str, Tensor]]:
     """Returns what does not fit, and our names -> tensors of what does.
 
@@ -170,28 +185,39 @@ def compare(supernet: Supernet, tensors: Mapping[str, Tensor]) -> tuple[Mismatch
         tensors: by published key, in any variant.
     """
     family = supernet.family
-    wanted = {reduced(key): (name, key) for name, key in published_names(supernet).items()}
-    copies = {reduced(copy): reduced(original) for copy, original in family.published_copies.items()}
+    wanted = _wanted(supernet)
+    copies = {_short(supernet, copy): _short(supernet, of) for copy, of in family.published_copies.items()}
     ignored = [re.compile(pattern) for pattern in family.published_ignored]
     shapes = {name: tensor.shape for name, tensor in supernet.tensors().items()}
-    unexpected, misshaped, found = [], [], dict[str, Tensor]()
-    from_key: dict[str, str] = {}
+    unexpected: list[str] = []
+    misshaped: list[str] = []
+    found: dict[str, tuple[str, Tensor]] = {}  # reduced key -> key in the file, tensor
     for key, tensor in tensors.items():
-        short = reduced(key)
-        original = copies.get(short, short)
-        if original not in wanted:
+        short = _short(supernet, key)
+        short = copies.get(short, short)
+        if short not in wanted:
             if not any(pattern.search(key) for pattern in ignored):
                 unexpected.append(key)
             continue
-        name, _ = wanted[original]
-        if tensor.shape != shapes[name]:
-            misshaped.append(f"{key}: must be {tuple(shapes[name])}, but got {tuple(tensor.shape)}")
-        elif name in found and not torch.equal(found[name], tensor):
-            unexpected.append(f"{key}, which differs from {from_key[name]}")
-        found.setdefault(name, tensor)
-        from_key.setdefault(name, key)
-    missing = [key for name, key in wanted.values() if name not in found and not key.endswith(OPTIONAL)]
-    return Mismatch(tuple(missing), tuple(unexpected), tuple(misshaped)), found
+        shape = _joint_shape([shapes[name] for name in wanted[short][1]])
+        if tensor.shape != shape:
+            misshaped.append(f"{key}: must be {tuple(shape)}, but got {tuple(tensor.shape)}")
+        elif short in found and not torch.equal(found[short][1], tensor):
+            unexpected.append(f"{key}, which differs from {found[short][0]}")
+        found.setdefault(short, (key, tensor))
+    missing = [key for short, (key, _) in wanted.items() if short not in found and not key.endswith(OPTIONAL)]
+    ours: dict[str, Tensor] = {}
+    if not misshaped:
+        for short, (_, tensor) in found.items():
+            names = wanted[short][1]
+            parts = [tensor] if len(names) == 1 else torch.split(tensor, [shapes[name][0] for name in names])
+            ours.update(zip(names, parts, strict=True))
+    return Mismatch(tuple(missing), tuple(unexpected), tuple(misshaped), n_found=len(found)), ours
+
+
+def _joint_shape(shapes: list[torch.Size]) -> torch.Size:
+    """Returns the shape of tensors concatenated along dimension 0."""
+    return shapes[0] if len(shapes) == 1 else torch.Size([sum(s[0] for s in shapes), *shapes[0][1:]])
 
 
 def from_published(supernet: Supernet, tensors: Mapping[str, Tensor]) -> None:
@@ -202,25 +228,23 @@ def from_published(supernet: Supernet, tensors: Mapping[str, Tensor]) -> None:
     """
     mismatch, found = compare(supernet, tensors)
     if mismatch:
-        raise CheckpointError(mismatch.message(supernet.family.name, _hint(mismatch, len(found))))
-    arrays = {}
-    for name, tensor in supernet.tensors().items():
-        if name in found:
-            arrays[name] = found[name].detach().to(tensor.dtype).numpy()
-        elif tensor.is_meta:
-            arrays[name] = torch.zeros(tensor.shape, dtype=tensor.dtype).numpy()
-        else:
-            arrays[name] = tensor.detach().numpy()
+        raise CheckpointError(mismatch.message(supernet.family.name, _hint(mismatch)))
+    have = supernet.tensors()
+    if any(tensor.is_meta and name not in found for name, tensor in have.items()):
+        # What files do not hold (tables, batch counters) is as in a new network.
+        full = supernet.family.build_full()
+        have = {**dict(full.named_parameters()), **dict(full.named_buffers())}
+    arrays = {name: found.get(name, tensor).detach().to(tensor.dtype).numpy() for name, tensor in have.items()}
     supernet.load_arrays(arrays)
 
 
-def _hint(mismatch: Mismatch, n_found: int) -> str:
-    if len(mismatch.missing) > n_found:
+def _hint(mismatch: Mismatch) -> str:
+    if len(mismatch.missing) > mismatch.n_found:
         return " (another network?)"
     heads = [text for text in mismatch.misshaped if re.search(r"classifier|head|embed_tokens|word_embeddings", text)]
     if heads and len(heads) == len(mismatch.misshaped) and not mismatch.missing and not mismatch.unexpected:
         return " (another number of classes or vocabulary?)"
-    if len(mismatch.misshaped) > n_found // 2:
+    if len(mismatch.misshaped) > mismatch.n_found // 2:
         return " (another width?)"
     return ""
 
@@ -250,7 +274,10 @@ def load_published(supernet: Supernet, path: str | Path, *, sha256: str | None =
 def to_published(supernet: Supernet) -> dict[str, Tensor]:
     """Returns the full tensors by published key, copies included: what `load_published` reads."""
     tensors = supernet.tensors()
-    out = {key: tensors[name].detach() for name, key in published_names(supernet).items()}
+    out = {}
+    for key, names in _wanted(supernet).values():
+        parts = [tensors[name].detach() for name in names]
+        out[key] = parts[0] if len(parts) == 1 else torch.cat(parts)
     for copy, original in supernet.family.published_copies.items():
         out[copy] = out[original]
     return out

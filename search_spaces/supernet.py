@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from search_spaces.layers import Costs, LayerSpec, total_costs
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
+from search_spaces.structure import copy_structure
 
 SKELETON_CACHE = 256
 COST_CHUNK = 4096  # rows whose arrays stay in a core's cache
@@ -61,6 +61,8 @@ class Family(ABC):
     """Key of a published checkpoint that repeats another key's tensor -> that key."""
     published_ignored: tuple[str, ...] = ()
     """Regular expressions of keys of published checkpoints that hold nothing to load."""
+    published_variants: Mapping[str, str] = {}
+    """Regular expression -> replacement, for keys that published checkpoints spell in several ways."""
 
     @abstractmethod
     def build(self, arch: Architecture) -> nn.Module:
@@ -82,16 +84,17 @@ class Family(ABC):
         """Returns the coupled channels that may be permuted without changing the largest network."""
         return []
 
-    def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
-        """Returns inputs as this architecture reads them (images resized to its resolution); by default as they are."""
-        return inputs
-
     def published_name(self, name: str) -> str | None:
         """Returns the key of a full tensor in the published checkpoints; None for what they do not hold.
 
+        Full tensors with the same key are parts of one published tensor, in their order, along dimension 0.
         By default the name itself.
         """
         return name
+
+    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        """Returns a batch of the data as this architecture reads it: another resolution, where that is a gene."""
+        return inputs
 
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
@@ -255,12 +258,12 @@ class Supernet(nn.Module):
 
         Args:
             inputs: what the built module takes: one tensor (batch, ...), or a tuple for several arguments. Images of
-                another size than the architecture's resolution are resized (`Family.fit_inputs`).
+                another size than the architecture's resolution are resized (`Family.prepare`).
             arch: of this space.
             masks: as for `weights`.
         """
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        inputs = self.family.fit_inputs(inputs, arch)
+        inputs = (self.family.prepare(inputs[0], arch), *inputs[1:])
         skeleton = self.build(arch)
         skeleton.train(self.training)
         out: Tensor = torch.func.functional_call(skeleton, self.weights(arch, masks), inputs)
@@ -270,7 +273,7 @@ class Supernet(nn.Module):
         """Returns the subnet as a plain module of its own, in eval mode: a detached copy, no trace of the search."""
         with torch.no_grad():
             weights = {name: tensor.detach().clone() for name, tensor in self.weights(arch, masks).items()}
-        module = copy.deepcopy(self.build(arch))
+        module = copy_structure(self.build(arch))
         _assign(module, weights)
         return module.eval()
 

@@ -56,7 +56,7 @@ class TimingPlan:
         max_seconds: per candidate; no round is begun later than this (the least number of an interval apart).
         target_ci: rounds end when every candidate's 95 % half-width is below this share of its median.
         clock: which clock's samples make the ratios and medians.
-        min_sample_ms: calls shorter than this are timed several at a time.
+        min_sample_ms: least length of a sample; shorter calls are timed several at a time.
         seed: of the order within the rounds.
     """
 
@@ -162,7 +162,8 @@ def time_interleaved(
 
     1. Each is called until it is warm: at least `warmup` times, and until two calls in a row are no new minimum.
     2. Rounds: the reference and every candidate once each, in a new random order (with a fixed order each net would
-       always find the caches as the same other net left them).
+       always find the caches as the same other net left them). Short calls are timed several at a time, the
+       reference as often as it takes to last as long as the typical candidate.
     3. Until every half-width is inside `target_ci`, but at least `repeats` rounds, or the time is over.
 
     Args:
@@ -178,10 +179,12 @@ def time_interleaved(
     began = clock.wall()
     budget = plan.max_seconds * len(candidates)
     calls = {REFERENCE: reference, **candidates}
-    counts = {}
-    for name, call in calls.items():
-        best = _warm(call, plan, clock, budget / (4 * len(calls)))
-        counts[name] = max(1, math.ceil(plan.min_sample_ms / 1000 / max(best, 1e-9)))
+    best = {name: _warm(call, plan, clock, budget / (4 * len(calls))) for name, call in calls.items()}
+    counts = {name: _calls(seconds, plan.min_sample_ms / 1000) for name, seconds in best.items()}
+    # A sample of the reference lasts about as long as one of a candidate. A short one would slip through between two
+    # interruptions that every long one suffers, and the ratio would grow with the load of the host.
+    typical = float(np.median([best[name] * counts[name] for name in candidates]))
+    counts[REFERENCE] = _calls(best[REFERENCE], max(typical, plan.min_sample_ms / 1000))
     wall: dict[str, list[float]] = {name: [] for name in calls}
     cpu: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
@@ -216,6 +219,10 @@ def time_interleaved(
         seconds=clock.wall() - began,
         reached=reached,
     )
+
+
+def _calls(seconds: float, sample_seconds: float) -> int:
+    return max(1, math.ceil(sample_seconds / max(seconds, 1e-9)))
 
 
 def _warm(call: Call, plan: TimingPlan, clock: Clock, seconds: float) -> float:

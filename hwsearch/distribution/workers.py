@@ -65,7 +65,12 @@ class NetworkWorker:
             stds: dict[str, float] = {}
             module = self.subnet(arch) if self._needs_module() else None
             if module is not None and self.dataset is not None:
-                score = evaluate(module, getattr(self.dataset, job.split), batch_size=self.batch)
+                score = evaluate(
+                    module,
+                    getattr(self.dataset, job.split),
+                    batch_size=self.batch,
+                    prepare=lambda inputs: self.supernet.family.prepare(inputs, arch),
+                )
                 metrics.update(accuracy=score.accuracy, loss=score.loss)
                 stds["accuracy"] = score.accuracy_std
             artifacts = self._artifacts(arch, module, costs) if job.artifacts else {}
@@ -79,7 +84,7 @@ class NetworkWorker:
         """Returns the extracted module with recalibrated BatchNorm statistics, in eval mode."""
         module = self.supernet.extract(arch)
         if self._calibration:
-            recalibrate(module, self._calibration)
+            recalibrate(module, (self.supernet.family.prepare(inputs, arch) for inputs in self._calibration))
         return module
 
     def _needs_module(self) -> bool:
@@ -96,7 +101,9 @@ class NetworkWorker:
                     made[key] = Artifact("costs", precision, {"costs.json": content}, "costs.json", costs=costs)
                 else:
                     assert module is not None
-                    example = self.supernet.family.example_inputs(batch=2, generator=torch.Generator().manual_seed(0))
+                    example = self.supernet.family.example_inputs(
+                        batch=2, generator=torch.Generator().manual_seed(0), arch=arch
+                    )
                     made[key] = exporter.export(module, example, precision=precision, costs=costs)
             out[device] = made[key]
         return out

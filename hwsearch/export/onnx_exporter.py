@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwsearch.errors import DeviceError, UserError
+from hwsearch.export import onnx_int8
 from hwsearch.export.base import Exporter, eval_mode
 from hwsearch.export.layer_trace import Unsupported
 from hwsearch.export.onnx_graph import build_onnx
@@ -28,10 +29,12 @@ ENTRY = "model.onnx"
 class OnnxExporter(Exporter):
     """Exports ONNX files: inputs `input` (or `input0`, `input1`, ...), output `output`, the first axis `batch`.
 
-    The same module gives the same bytes. `run` uses one thread.
+    The same module gives the same bytes. `int8` is static QDQ, calibrated on `calibration`; `int8-dynamic` quantises
+    the weights of linear layers. `run` uses one thread.
     """
 
     format = "onnx"
+    precisions = ("fp32", "int8", "int8-dynamic")
 
     def __init__(self) -> None:
         self._opened: tuple[Artifact, ort.InferenceSession] | None = None
@@ -48,10 +51,15 @@ class OnnxExporter(Exporter):
         """Returns the ONNX artifact; see `Exporter.export`."""
         self.check_precision(precision)
         names = input_names(example)
+        content = write(module, example, names)
+        if precision == "int8":
+            content = onnx_int8.static(content, names, calibration)
+        elif precision == "int8-dynamic":
+            content = onnx_int8.dynamic(content)
         return Artifact(
             format=self.format,
             precision=precision,
-            files={ENTRY: write(module, example, names)},
+            files={ENTRY: content},
             entry=ENTRY,
             costs=dict(costs),
             input_shapes={name: tuple(tensor.shape[1:]) for name, tensor in zip(names, example, strict=True)},

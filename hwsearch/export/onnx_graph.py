@@ -281,12 +281,13 @@ def _pool(writer: _Writer, step: Step, part: nn.MaxPool2d | nn.AvgPool2d) -> Non
         "pads": pair(part.padding) * 2,
         "ceil_mode": int(part.ceil_mode),
     }
-    if part.ceil_mode or (isinstance(part, nn.MaxPool2d) and (pair(part.dilation) != [1, 1] or part.return_indices)):
-        raise Unsupported("pooling with ceil_mode, dilation or indices")
+    if isinstance(part, nn.MaxPool2d) and (pair(part.dilation) != [1, 1] or part.return_indices):
+        raise Unsupported("pooling with dilation or indices")
     if isinstance(part, nn.AvgPool2d):
-        if part.divisor_override is not None:
-            raise Unsupported("average pooling with divisor_override")
-        attributes["count_include_pad"] = int(part.count_include_pad)
+        padded = pair(part.padding) != [0, 0]
+        if part.divisor_override is not None or (part.ceil_mode and padded):
+            raise Unsupported("average pooling with divisor_override, or with ceil_mode and padding")
+        attributes["count_include_pad"] = int(part.count_include_pad and padded)
     name = "MaxPool" if isinstance(part, nn.MaxPool2d) else "AveragePool"
     writer.add(name, [writer.source(step)], writer.name(step.output), rank=4, **attributes)
 

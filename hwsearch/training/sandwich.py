@@ -25,7 +25,11 @@ from search_spaces.supernet import Supernet
 
 
 def subnet_logits(supernet: Supernet, inputs: Tensor, arch: Architecture, *, through_masks: bool = False) -> Tensor:
-    """Returns the subnet's output; with `through_masks`, gradients reach the weights that its genes mask."""
+    """Returns the subnet's output; with `through_masks`, gradients reach the weights that its genes mask.
+
+    The inputs are first made what the architecture reads (its resolution).
+    """
+    inputs = supernet.family.prepare(inputs, arch)
     if not through_masks or supernet.sparsity is None:
         return supernet(inputs, arch)  # type: ignore[no-any-return]
     weights = supernet.weights(arch, masks={})

@@ -79,6 +79,7 @@ def test_rounds_hold_every_net_once_in_changing_order() -> None:
     assert warm == sorted(warm)
     rounds = clock.log[9:]
     orders = [tuple(rounds[i : i + 3]) for i in range(0, len(rounds), 3)]
+    assert len(orders) == 20
     assert all(sorted(order) == ["a", "b", "reference"] for order in orders)
     assert len(set(orders)) > 3
 
@@ -88,6 +89,30 @@ def test_short_calls_are_timed_several_at_a_time() -> None:
     assert result.candidates["tiny"].calls in (50, 51)  # the clock adds up rounded numbers
     assert result.candidates["tiny"].median_ms == pytest.approx(0.01)
     assert result.candidates["large"].calls == 1
+
+
+def test_reference_lasts_as_long_as_the_candidates() -> None:
+    assert run(Simulated(), {"a": 20.0, "b": 60.0}).reference.calls in (20, 21)
+    assert run(Simulated(), {"a": 1.0}).reference.calls == 1
+
+
+def test_load_that_interrupts_long_calls_cancels() -> None:
+    # Another process takes the core for 4 ms after every 4 ms of ours: calls shorter than that mostly escape.
+    class Shared(Simulated):
+        def net(self, name: str, ms: float, *, cold: int = 0) -> Callable[[], None]:
+            def call() -> None:
+                before = int(self.used / 0.004)
+                self.used += ms / 1000
+                self.now += ms / 1000 + 0.004 * (int(self.used / 0.004) - before)
+
+            return call
+
+    quiet = run(Simulated(), {"a": 20.0}).candidates["a"].ratio
+    clock = Shared()
+    calls = {"a": clock.net("a", 20.0)}
+    loaded = time_interleaved(calls, clock.net("reference", 2.0), clock=clock).candidates["a"]
+    assert loaded.median_ms == pytest.approx(40, rel=0.1)
+    assert loaded.ratio == pytest.approx(quiet, rel=0.1)
 
 
 def test_drift_cancels_in_ratios() -> None:

@@ -81,6 +81,7 @@ CASES = {
         (3, 12, 12),
     ),
     "avgpool_without_pad": (nn.AvgPool2d(3, 2, padding=1, count_include_pad=False), (3, 8, 8)),
+    "pools_rounded_up": (nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.MaxPool2d(2, ceil_mode=True)), (3, 9, 9)),
     "functions": (
         Net(lambda n, x: torch.cat([F.relu(x - 1), torch.flatten(x / 2, 1), 3 - x.relu(), x.mul(2)], dim=1)),
         (6,),
