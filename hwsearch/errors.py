@@ -17,6 +17,10 @@ class DeviceError(RuntimeError):
     """A device, its runtime or its connection failed; the search goes on without its measurement."""
 
 
+class WorkerError(RuntimeError):
+    """No worker of a kind can be made, so that the work cannot go on; nothing recorded is lost."""
+
+
 class MissingExtraError(UserError):
     """A library is missing that an extra installs; the message names the extra."""
 

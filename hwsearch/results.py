@@ -182,7 +182,7 @@ class SearchProgress:
         n_front: non-dominated feasible trials.
         elapsed_s: since this driver started searching.
         eta_s: estimate of what remains; None at first.
-        latest_error: what the trial that arrived last failed with, if it did.
+        latest_error: of the trial that failed last since this driver started, if one did.
     """
 
     n_trials: int

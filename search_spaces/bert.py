@@ -29,7 +29,7 @@ EPS = 1e-12
 class BertEmbeddings(nn.Module):
     """Sum of word, position and type embeddings, LayerNorm, dropout."""
 
-    def __init__(self, vocab_size: int, max_tokens: int, dim: int, dropout: float) -> None:
+    def __init__(self, vocab_size: int, max_tokens: int, *, dim: int, dropout: float) -> None:
         super().__init__()
         self.words = nn.Embedding(vocab_size, dim)
         self.positions = nn.Embedding(max_tokens, dim)
@@ -48,7 +48,7 @@ class BertClassifier(nn.Module):
     """Embeddings, layers, tanh pooler of the first token, linear classifier."""
 
     def __init__(
-        self, embeddings: BertEmbeddings, layers: Sequence[PostNormLayer], dim: int, n_classes: int, dropout: float
+        self, embeddings: BertEmbeddings, layers: Sequence[PostNormLayer], *, dim: int, n_classes: int, dropout: float
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
@@ -141,16 +141,16 @@ class Bert(Family):
                 PostNormLayer(
                     self.dim,
                     heads * self.head_size,
-                    heads,
-                    arch.integer(f"layer{i}.hidden"),
+                    heads=heads,
+                    hidden=arch.integer(f"layer{i}.hidden"),
                     act="gelu",
                     eps=EPS,
                     dropout=self.dropout,
                     attention_dropout=self.dropout,
                 )
             )
-        embeddings = BertEmbeddings(self.vocab_size, self.max_tokens, self.dim, self.dropout)
-        return BertClassifier(embeddings, layers, self.dim, self.n_classes, self.dropout)
+        embeddings = BertEmbeddings(self.vocab_size, self.max_tokens, dim=self.dim, dropout=self.dropout)
+        return BertClassifier(embeddings, layers, dim=self.dim, n_classes=self.n_classes, dropout=self.dropout)
 
     def layers(self, columns: Columns) -> list[LayerSpec]:
         """Returns embeddings, all layers that may exist, pooler and classifier. Pooler and classifier stay dense."""

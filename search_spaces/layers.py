@@ -15,7 +15,7 @@ from search_spaces.sparsity import DENSE, Pattern
 IntArray = NDArray[np.int64]
 Size = Any
 """A whole number, or int64 with one per architecture (n,)."""
-Kind = Literal["conv", "linear", "batchnorm", "layernorm", "embedding", "matmul", "pool", "elementwise"]
+Kind = Literal["conv", "linear", "batchnorm", "layernorm", "embedding", "table", "matmul", "pool", "elementwise"]
 WEIGHTED: frozenset[Kind] = frozenset({"conv", "linear", "embedding"})
 MULTIPLYING: frozenset[Kind] = frozenset({"conv", "linear", "matmul"})
 
@@ -27,7 +27,8 @@ class LayerSpec:
     Args:
         name: path of the module in the plain module; its weight is `<name>.weight`.
         kind: operator kind. `matmul` multiplies two activations (attention): inputs is the summed
-            length, outputs the number of columns, positions the number of rows.
+            length, outputs the number of columns, positions the number of rows. `table` is an fp32 buffer of
+            `inputs` rows and `outputs` columns.
         stage: the part of the network that it belongs to (sparsity genes and features are grouped by it).
         inputs: input channels or features (embedding: number of entries).
         outputs: output channels or features.
@@ -85,7 +86,9 @@ class LayerSpec:
         return self.weights() + (self._if_active(self.outputs) if self.bias else 0)
 
     def buffer_bytes(self) -> Size:
-        """Returns the bytes of state that is not trained: running mean and variance (fp32), batch counter (int64)."""
+        """Returns the bytes of state that is not trained: running mean and variance (fp32), counter (int64), tables."""
+        if self.kind == "table":
+            return self._if_active(4 * self.inputs * self.outputs)
         return self._if_active(8 * self.outputs + 8) if self.kind == "batchnorm" else 0
 
     def macs(self) -> Size:
@@ -119,6 +122,9 @@ class LayerSpec:
             parameters += values
             nonzeros += values
             stored += 4 * values + buffers
+            return
+        if self.kind == "table":
+            stored += 4 * self.inputs * self.outputs
             return
         products = self.outputs * (self.inputs // self.groups) * self.kernel * self.kernel
         if self.kind in MULTIPLYING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,8 +26,7 @@ from search_spaces.blocks import (
 from search_spaces.genes import Condition, Gene
 from search_spaces.kernel_transform import add_matrices, kernel_transform
 from search_spaces.layers import LayerSpec, Size
-from search_spaces.resolution import resize, resolution_genes, side_column, side_of
-from search_spaces.slicing import Transform
+from search_spaces.resolution import at_resolution, resolution_genes, side_column, side_of
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import ChannelGroup, Columns, Family
 
@@ -136,6 +135,8 @@ class OfaMobile(Family):
                     choices = (max(choices),)
                 genes.append(Gene(name, tuple(choices), active_when=self._when(s, b)))
         self.space = SearchSpace(genes)
+        transform = kernel_transform(self.kernels)
+        self.transforms = {f"stage{s}.block{b}.depthwise.conv.weight": transform for s, b, _ in self._blocks()}
 
     def _blocks(self) -> list[tuple[int, int, OfaStage]]:
         stages = enumerate(self.layout.stages, start=1)
@@ -200,12 +201,6 @@ class OfaMobile(Family):
             assert isinstance(conv, nn.Conv2d)
             add_matrices(conv, self.kernels)
         return module
-
-    @property
-    def transforms(self) -> Mapping[str, Transform]:  # type: ignore[override]
-        """The kernel transform of every elastic depthwise weight."""
-        transform = kernel_transform(self.kernels)
-        return {f"stage{s}.block{b}.depthwise.conv.weight": transform for s, b, _ in self._blocks()}
 
     # -- layers --------------------------------------------------------------------------------------
 
@@ -295,13 +290,9 @@ class OfaMobile(Family):
 
     # -- inputs --------------------------------------------------------------------------------------
 
-    def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
-        """Returns the images resized to the architecture's resolution."""
-        return (resize(inputs[0], side_of(arch, inputs[0].shape[-1])),)
-
     def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
         """Returns the images resized to the architecture's resolution."""
-        return resize(inputs, side_of(arch, self.input_shape[1]))
+        return at_resolution(inputs, arch)
 
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None

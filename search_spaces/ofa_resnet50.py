@@ -24,7 +24,7 @@ from search_spaces.blocks import (
 )
 from search_spaces.genes import Condition, Gene, Value
 from search_spaces.layers import LayerSpec, Size
-from search_spaces.resolution import resize, resolution_genes, side_column, side_of
+from search_spaces.resolution import at_resolution, resolution_genes, side_column, side_of
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import ChannelGroup, Columns, Family
 
@@ -273,13 +273,9 @@ class OfaResNet50(Family):
 
     # -- inputs --------------------------------------------------------------------------------------
 
-    def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
-        """Returns the images resized to the architecture's resolution."""
-        return (resize(inputs[0], side_of(arch, inputs[0].shape[-1])),)
-
     def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
         """Returns the images resized to the architecture's resolution."""
-        return resize(inputs, side_of(arch, self.input_shape[1]))
+        return at_resolution(inputs, arch)
 
     def example_inputs(
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None

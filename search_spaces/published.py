@@ -229,14 +229,12 @@ def from_published(supernet: Supernet, tensors: Mapping[str, Tensor]) -> None:
     mismatch, found = compare(supernet, tensors)
     if mismatch:
         raise CheckpointError(mismatch.message(supernet.family.name, _hint(mismatch)))
-    arrays = {}
-    for name, tensor in supernet.tensors().items():
-        if name in found:
-            arrays[name] = found[name].detach().to(tensor.dtype).numpy()
-        elif tensor.is_meta:
-            arrays[name] = torch.zeros(tensor.shape, dtype=tensor.dtype).numpy()
-        else:
-            arrays[name] = tensor.detach().numpy()
+    have = supernet.tensors()
+    if any(tensor.is_meta and name not in found for name, tensor in have.items()):
+        # What files do not hold (tables, batch counters) is as in a new network.
+        full = supernet.family.build_full()
+        have = {**dict(full.named_parameters()), **dict(full.named_buffers())}
+    arrays = {name: found.get(name, tensor).detach().to(tensor.dtype).numpy() for name, tensor in have.items()}
     supernet.load_arrays(arrays)
 
 

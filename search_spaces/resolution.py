@@ -36,6 +36,11 @@ def side_column(columns: Columns, default: int) -> Size:
     return columns[GENE].astype("int64") if GENE in columns else default
 
 
+def at_resolution(images: Tensor, arch: Architecture) -> Tensor:
+    """Returns the images as an architecture reads them: resized where the resolution is a gene, else as they are."""
+    return resize(images, arch.integer(GENE)) if GENE in arch else images
+
+
 def resize(images: Tensor, side: int) -> Tensor:
     """Returns images (batch, channels, side, side): bilinear with antialiasing; unchanged where they have this side."""
     if images.shape[-2:] == (side, side):

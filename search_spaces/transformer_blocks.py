@@ -29,7 +29,7 @@ class Attention(nn.Module):
         dropout: of the attention weights, in training.
     """
 
-    def __init__(self, dim: int, inner: int, heads: int, *, memory: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, inner: int, *, heads: int, memory: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         memory = dim if memory is None else memory
         self.heads, self.dropout = heads, dropout
@@ -70,7 +70,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Linear up to `hidden`, activation, linear down."""
 
-    def __init__(self, dim: int, hidden: int, act: str) -> None:
+    def __init__(self, dim: int, hidden: int, *, act: str) -> None:
         super().__init__()
         self.up = nn.Linear(dim, hidden)
         self.act = ACTIVATIONS[act]()
@@ -89,18 +89,18 @@ class PostNormLayer(nn.Module):
         self,
         dim: int,
         inner: int,
+        *,
         heads: int,
         hidden: int,
-        *,
         act: str,
         eps: float,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.attention = Attention(dim, inner, heads, dropout=attention_dropout)
+        self.attention = Attention(dim, inner, heads=heads, dropout=attention_dropout)
         self.attention_norm = nn.LayerNorm(dim, eps=eps)
-        self.feed = FeedForward(dim, hidden, act)
+        self.feed = FeedForward(dim, hidden, act=act)
         self.feed_norm = nn.LayerNorm(dim, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
@@ -119,14 +119,14 @@ class PreNormLayer(nn.Module):
     """
 
     def __init__(
-        self, dim: int, inner: int, heads: int, hidden: int, *, eps: float, dropout: float, sum_norm: bool
+        self, dim: int, inner: int, *, heads: int, hidden: int, eps: float, dropout: float, sum_norm: bool
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim, eps=eps)
-        self.attention = Attention(dim, inner, heads, dropout=dropout)
+        self.attention = Attention(dim, inner, heads=heads, dropout=dropout)
         self.sum_norm = nn.LayerNorm(dim, eps=eps) if sum_norm else nn.Identity()
         self.feed_norm = nn.LayerNorm(dim, eps=eps)
-        self.feed = FeedForward(dim, hidden, "gelu")
+        self.feed = FeedForward(dim, hidden, act="gelu")
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -126,7 +126,9 @@ class ViT(Family):
             heads, hidden = arch.integer(f"layer{i}.heads"), arch.integer(f"layer{i}.hidden")
             inner = heads * self.head_size
             layers.append(
-                PreNormLayer(self.dim, inner, heads, hidden, eps=eps, dropout=self.dropout, sum_norm=published)
+                PreNormLayer(
+                    self.dim, inner, heads=heads, hidden=hidden, eps=eps, dropout=self.dropout, sum_norm=published
+                )
             )
         positions = (self.tokens, self.dim) if published else (1, self.tokens, self.dim)
         return VisionTransformer(
@@ -191,7 +193,17 @@ class ViT(Family):
 
     # -- published weights ---------------------------------------------------------------------------
 
-    published_variants: Mapping[str, str] = {r"\.mlp\.0\.": ".mlp.linear_1.", r"\.mlp\.3\.": ".mlp.linear_2."}
+    published_variants: Mapping[str, str] = {
+        r"\.mlp\.0\.": ".mlp.linear_1.",  # torchvision since 0.13
+        r"\.mlp\.3\.": ".mlp.linear_2.",
+        r"^vit\.layers\.": "vit.encoder.layer.",  # transformers since 5
+        r"\.attention\.q_proj\.": ".attention.attention.query.",
+        r"\.attention\.k_proj\.": ".attention.attention.key.",
+        r"\.attention\.v_proj\.": ".attention.attention.value.",
+        r"\.attention\.o_proj\.": ".attention.output.dense.",
+        r"\.mlp\.fc1\.": ".intermediate.dense.",
+        r"\.mlp\.fc2\.": ".output.dense.",
+    }
 
     def published_name(self, name: str) -> str | None:
         """Returns the name of a full tensor in checkpoints of the layout."""

@@ -31,17 +31,20 @@ LEVELS = {
     "engines": 2,
     "evaluation": 2,
     "training": 2,
+    "tracked": 2,
     "devices": 1,
     "export": 1,
     "native": 1,
     "data": 1,
     "pareto": 1,
     "config": 1,
+    "construct": 1,
     "runfolder": 1,
     "torch_program": 0,
     "results": 0,
     "objectives": 0,
     "errors": 0,
+    "problems": 0,
 }
 
 # Which of our packages a package may import, besides itself.

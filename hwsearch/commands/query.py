@@ -14,6 +14,7 @@ import yaml
 
 from hwsearch import build
 from hwsearch.build import Plan
+from hwsearch.construct import construct
 from hwsearch.devices.base import DeviceSpec
 from hwsearch.errors import ConfigError, RunFolderError, UserError
 from hwsearch.export.onnx_exporter import OnnxExporter
@@ -179,7 +180,7 @@ def _device_spec(name: str, plan: Plan | None) -> DeviceSpec:
         if not isinstance(raw, dict):
             raise ConfigError(f"{path} must hold a mapping, but holds {type(raw).__name__}.")
         raw.setdefault("name", path.stem)
-        spec: DeviceSpec = build.construct(DeviceSpec, raw, where=str(path), given={})
+        spec: DeviceSpec = construct(DeviceSpec, raw, where=str(path), given={})
         return spec
     if name in build.DEVICES:
         return DeviceSpec(name=name, runtime=name)

@@ -43,7 +43,7 @@ class DeviceSpec(BaseModel):
     runtime: str = "onnxruntime"
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = Field(default=("fp32",), min_length=1)
     clock: Literal["wall", "cpu"] = "wall"
     warmup: int = Field(default=3, ge=0)
     repeats: int = Field(default=20, ge=3)
@@ -72,6 +72,8 @@ class DeviceSpec(BaseModel):
 
 class Device(ABC):
     """Measures artifacts. Made from its spec alone, inside the process that measures.
+
+    The constructor checks the spec and connects to nothing: a configuration is checked by making its devices.
 
     Times are ratios. Speed drifts by 10 to 20 % between days, hosts and neighbours, so every measuring run of a
     timing device also times a fixed reference net, and a latency is

@@ -13,6 +13,7 @@ from torch import nn
 
 from hwsearch.training.checkpoint import CheckpointError, TrainingState, load_state, save_state, write_atomically
 from hwsearch.training.config import TrainingConfig
+from hwsearch.training.distillation import soft_cross_entropy
 from hwsearch.training.optimizer import (
     load_optimizer_tensors,
     make_optimizer,
@@ -20,7 +21,6 @@ from hwsearch.training.optimizer import (
     permute_optimizer,
 )
 from hwsearch.training.sampling import random_subnets, smallest
-from hwsearch.training.sandwich import soft_cross_entropy
 from hwsearch.training.schedule import rate_factor
 from search_spaces.mlp import MLP
 from search_spaces.ordering import reorder_channels
