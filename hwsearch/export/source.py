@@ -35,11 +35,10 @@ def load(path=Path(__file__).with_name("model.safetensors")):
     return model.eval()
 '''
 SHOWN: tuple[type[nn.Module], ...] = (
-    *(nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.Embedding),
-    *(nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU),
+    *(nn.Embedding, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU),
     *(nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.MaxPool2d),
 )
-"""Layers whose `repr` is the call that makes them."""
+"""Further layers, whose `repr` is the call that makes them."""
 OPERATORS = {"add": "+", "iadd": "+", "sub": "-", "mul": "*", "imul": "*", "truediv": "/", "matmul": "@"}
 METHODS = ("mean", "flatten", "relu", "sigmoid")
 
@@ -106,15 +105,53 @@ def _attach(path: str, value: str) -> str:
 
 
 def _call(layer: nn.Module | None) -> str:
-    if type(layer) is nn.AvgPool2d:
-        pool = layer
-        return (
-            f"nn.AvgPool2d({pool.kernel_size}, {pool.stride}, {pool.padding}, ceil_mode={pool.ceil_mode}, "
-            f"count_include_pad={pool.count_include_pad}, divisor_override={pool.divisor_override})"
-        )
-    if type(layer) not in SHOWN:
+    """Returns the call that makes a layer. Only what differs from torch's defaults is named, in any version's words."""
+    if isinstance(layer, nn.Conv2d):
+        sizes = [repr(layer.in_channels), repr(layer.out_channels), repr(_one(layer.kernel_size))]
+        options: dict[str, tuple[object, object]] = {
+            "stride": (_one(layer.stride), 1),
+            "padding": (_one(layer.padding), 0),
+            "dilation": (_one(layer.dilation), 1),
+            "groups": (layer.groups, 1),
+            "bias": (layer.bias is not None, True),
+            "padding_mode": (layer.padding_mode, "zeros"),
+        }
+    elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        sizes = [repr(layer.num_features)]
+        options = {
+            "eps": (layer.eps, 1e-5),
+            "momentum": (layer.momentum, 0.1),
+            "affine": (layer.affine, True),
+            "track_running_stats": (layer.track_running_stats, True),
+        }
+    elif isinstance(layer, nn.Linear):
+        sizes = [repr(layer.in_features), repr(layer.out_features)]
+        options = {"bias": ("bias" in dict(layer.named_parameters()), True)}
+    elif isinstance(layer, nn.LayerNorm):
+        sizes = [repr(tuple(layer.normalized_shape))]
+        options = {
+            "eps": (layer.eps, 1e-5),
+            "elementwise_affine": (layer.elementwise_affine, True),
+            "bias": ("bias" in dict(layer.named_parameters()) or not layer.elementwise_affine, True),
+        }
+    elif isinstance(layer, nn.AvgPool2d):
+        sizes = [repr(layer.kernel_size), repr(layer.stride), repr(layer.padding)]
+        options = {
+            "ceil_mode": (layer.ceil_mode, False),
+            "count_include_pad": (layer.count_include_pad, True),
+            "divisor_override": (layer.divisor_override, None),
+        }
+    elif type(layer) in SHOWN:
+        return f"nn.{layer!r}"
+    else:
         raise Unsupported(f"layer {type(layer).__name__}")
-    return f"nn.{layer!r}"
+    named = [f"{key}={value!r}" for key, (value, default) in options.items() if value != default]
+    return f"nn.{type(layer).__name__}({', '.join([*sizes, *named])})"
+
+
+def _one(size: object) -> object:
+    """Returns 3 for (3, 3)."""
+    return size[0] if isinstance(size, tuple) and len(set(size)) == 1 else size
 
 
 def _forward(trace: LayerTrace) -> Iterator[str]:
