@@ -296,7 +296,7 @@ def _space_plan(config: Path, overrides: tuple[str, ...]) -> Plan:
         if not str(error).startswith(f"{config}: data: "):
             raise
         raw = configuration.read_yaml(config, overrides)
-        bare = {key: raw[key] for key in ("name", "seed", "supernet", "sparsity") if key in raw}
+        bare: dict[str, Any] = {key: raw[key] for key in ("name", "seed", "supernet", "sparsity") if key in raw}
         try:
             return build.load_raw({**bare, "objectives": ["macs"]}, source=str(config))
         except ConfigError:
