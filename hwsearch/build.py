@@ -117,6 +117,15 @@ class Plan:
         """Whether an objective or limit needs trained weights."""
         return any(o.metric in QUALITY_METRICS for o in (*self.objectives, *self.limits))
 
+    @property
+    def weights_are(self) -> str | None:
+        """What the networks' weights are, for cards; None where there are none and only costs count."""
+        if self.config.supernet.weights is not None:
+            return f"from {self.config.supernet.weights.name}"
+        if self.needs_network:
+            return "trained in this run"
+        return "initial, never trained" if self.measured else None
+
     def supernet(self, *, meta: bool = False) -> Supernet:
         """Returns the super-network with its initial weights, or without storage."""
         return Supernet(self.family, sparsity=self.sparsity, seed=self.config.seed, meta=meta)
@@ -445,6 +454,7 @@ class Factory:
             calibration_images=made.config.evaluation.calibration_images,
             calibration_batch=made.config.evaluation.calibration_batch,
             batch=made.config.evaluation.batch,
+            has_weights=weights is not None,
         )
 
     def lane(self, device: str) -> LaneWorker:

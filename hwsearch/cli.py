@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -43,7 +42,9 @@ def _main(
 
 
 def _json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
+    from hwsearch.runfolder import to_json
+
+    typer.echo(to_json(value))
 
 
 @app.command()
@@ -308,9 +309,9 @@ def main() -> None:
         if callable(show):  # usage errors of the argument parser
             show()
             sys.exit(2)
-        from hwsearch.errors import DeviceError
+        from hwsearch.errors import DeviceError, NoResultError, WorkerError
 
-        if isinstance(error, ValueError | DeviceError | OSError):
+        if isinstance(error, ValueError | DeviceError | NoResultError | WorkerError | OSError):
             typer.echo(f"Error: {error}", err=True)
             sys.exit(2 if isinstance(error, ValueError) else 1)
         typer.echo(f"Error: {type(error).__name__}: {error} (--debug shows where)", err=True)
