@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -368,6 +369,12 @@ def test_corpus_bleu() -> None:
     pytest.importorskip("sacrebleu")
     assert corpus_bleu(["the cat sat on the mat today"], ["the cat sat on the mat today"]) == pytest.approx(100)
     assert corpus_bleu(["a b c d e"], ["v w x y z"]) < 20
+
+
+def test_without_sacrebleu_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(ImportError, match=r"BLEU needs sacrebleu, .* pip install 'hwsearch\[translation\]'"):
+        corpus_bleu(["a"], ["a"])
 
 
 @pytest.mark.parametrize(
