@@ -17,9 +17,8 @@ from search_spaces.transformer_blocks import (
     Exists,
     PostNormLayer,
     attention_layers,
-    feed_group,
+    encoder_groups,
     feed_layers,
-    head_group,
     linear_layer,
     norm_layer,
 )
@@ -194,11 +193,7 @@ class Bert(Family):
 
     def channel_groups(self) -> list[ChannelGroup]:
         """Returns heads and hidden units of every layer."""
-        groups = []
-        for i in range(1, max(self.depths) + 1):
-            groups.append(head_group(f"layers.layer{i}.attention", self.head_size))
-            groups.append(feed_group(f"layers.layer{i}.feed"))
-        return groups
+        return encoder_groups(max(self.depths), self.head_size)
 
     # -- published weights ---------------------------------------------------------------------------
 
