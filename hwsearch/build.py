@@ -40,6 +40,7 @@ FAMILIES = {
     "ofa_mobilenet_v3": "search_spaces.ofa_networks:OfaMobilenetV3",
     "ofa_proxyless": "search_spaces.ofa_networks:OfaProxyless",
     "ofa_resnet50": "search_spaces.ofa_resnet50:OfaResNet50",
+    "hat_transformer": "search_spaces.hat:HatTransformer",
     "bert": "search_spaces.bert:Bert",
     "vit": "search_spaces.vit:ViT",
 }

@@ -266,6 +266,32 @@ def weights_convert(
     typer.echo(f"{answer['file']}: {answer['bytes']:,} bytes")
 
 
+import_app = typer.Typer(help="Take over results of other systems.", no_args_is_help=True)
+app.add_typer(import_app, name="import")
+
+
+@import_app.command("dynas")
+def import_dynas(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Result CSV of DyNAS-T.")],
+    space: Annotated[str, typer.Option(help="Configuration whose run gets the trials; or a family, with --out.")],
+    device: Annotated[str | None, typer.Option(help="Device of the configuration that measured the latencies.")] = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run [runs/<name>].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a table of genes and metrics instead.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import results of DyNAS-T as finished trials of a run, or as a table for predictors.
+
+    Example: hwsearch import dynas results.csv --space configs/ofa.yaml
+    """
+    from hwsearch.commands.imports import import_dynas as command
+
+    answer = command(file, space, device=device, run_dir=run_dir, out=out)
+    if as_json:
+        _json(answer)
+    else:
+        typer.echo(", ".join(f"{name} {value}" for name, value in answer.items()))
+
+
 def main() -> None:
     """Entry point: user mistakes are one clear line and exit code 2; a traceback only with --debug."""
     # Idle OpenMP threads sleep instead of spinning: on a busy machine a training step is then many times faster.

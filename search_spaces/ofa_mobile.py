@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,7 +27,6 @@ from search_spaces.genes import Condition, Gene
 from search_spaces.kernel_transform import add_matrices, kernel_transform
 from search_spaces.layers import LayerSpec, Size
 from search_spaces.resolution import at_resolution, resolution_genes, side_column, side_of
-from search_spaces.slicing import Transform
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import ChannelGroup, Columns, Family
 
@@ -136,6 +135,8 @@ class OfaMobile(Family):
                     choices = (max(choices),)
                 genes.append(Gene(name, tuple(choices), active_when=self._when(s, b)))
         self.space = SearchSpace(genes)
+        transform = kernel_transform(self.kernels)
+        self.transforms = {f"stage{s}.block{b}.depthwise.conv.weight": transform for s, b, _ in self._blocks()}
 
     def _blocks(self) -> list[tuple[int, int, OfaStage]]:
         stages = enumerate(self.layout.stages, start=1)
@@ -200,12 +201,6 @@ class OfaMobile(Family):
             assert isinstance(conv, nn.Conv2d)
             add_matrices(conv, self.kernels)
         return module
-
-    @property
-    def transforms(self) -> Mapping[str, Transform]:  # type: ignore[override]
-        """The kernel transform of every elastic depthwise weight."""
-        transform = kernel_transform(self.kernels)
-        return {f"stage{s}.block{b}.depthwise.conv.weight": transform for s, b, _ in self._blocks()}
 
     # -- layers --------------------------------------------------------------------------------------
 

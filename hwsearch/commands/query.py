@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from hwsearch import build
+from hwsearch import config as configuration
 from hwsearch.build import Plan
 from hwsearch.commands.fitting import MIN_ROWS, predictor_path
 from hwsearch.construct import construct
@@ -282,8 +283,11 @@ def _architecture(text: str, plan: Plan, folder: RunFolder) -> Architecture:
 
 
 def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns genes, size and the costs of the smallest and largest architecture of a configuration's space."""
-    plan = build.load(config, tuple(overrides))
+    """Returns genes, size and the costs of the smallest and largest architecture of a configuration's space.
+
+    The data need not be there if the family's own arguments say what shape it has.
+    """
+    plan = _space_plan(config, tuple(overrides))
     supernet = plan.supernet(meta=True)
     return {
         "family": plan.family.name,
@@ -302,6 +306,20 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "smallest": _extreme(supernet, plan.space.smallest()),
         "largest": _extreme(supernet, plan.space.largest()),
     }
+
+
+def _space_plan(config: Path, overrides: tuple[str, ...]) -> Plan:
+    try:
+        return build.load(config, overrides)
+    except ConfigError as error:
+        if not str(error).startswith(f"{config}: data: "):
+            raise
+        raw = configuration.read_yaml(config, overrides)
+        bare: dict[str, Any] = {key: raw[key] for key in ("name", "seed", "supernet", "sparsity") if key in raw}
+        try:
+            return build.load_raw({**bare, "objectives": ["macs"]}, source=str(config))
+        except ConfigError:
+            raise error from None
 
 
 def _extreme(supernet: Supernet, arch: Architecture) -> dict[str, Any]:

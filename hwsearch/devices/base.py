@@ -32,6 +32,8 @@ class DeviceSpec(BaseModel):
         protocol: `default`, or `fast`: exactly `repeats` rounds, whatever the interval is then; it is stated.
         reference_ms: latency of the reference net that values are normalised to (see `Device`); None until it is
             known. Measure it once, then freeze it here.
+        reference: which reference net: `large` (a small MobileNet) or `small`, for nets of a fraction of a
+            millisecond. The nearer it is to the nets, the better it feels what they feel.
         options: backend-specific settings.
     """
 
@@ -50,6 +52,7 @@ class DeviceSpec(BaseModel):
     protocol: Literal["default", "fast"] = "default"
     address: str | None = None
     reference_ms: float | None = Field(default=None, gt=0)
+    reference: Literal["large", "small"] = "large"
     options: Mapping[str, Option] = Field(default_factory=dict)
 
     @model_validator(mode="after")

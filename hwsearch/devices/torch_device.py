@@ -11,7 +11,7 @@ from torch.export.passes import move_to_device_pass
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint
 from hwsearch.devices.environment import fingerprint
-from hwsearch.devices.reference import REFERENCE_VERSION, ReferenceNet, reference_input
+from hwsearch.devices.reference import REFERENCE_VERSION, FixedModule, FixedNet
 from hwsearch.devices.timed import TimedDevice
 from hwsearch.devices.timing import Call
 from hwsearch.errors import DeviceError, UserError
@@ -47,10 +47,10 @@ class TorchDevice(TimedDevice):
         inputs = tuple(torch.randn(self.spec.batch, *shape, generator=generator).to(self.device) for shape in shapes)
         return self._call(module, inputs)
 
-    def open_reference(self) -> Call:
-        """Returns a call of the reference net."""
-        module = ReferenceNet().eval().to(self.device)
-        return self._call(module, (torch.from_numpy(reference_input()).to(self.device),))
+    def open_fixed(self, net: FixedNet) -> Call:
+        """Returns a call of a fixed net."""
+        module = FixedModule(net).eval().to(self.device)
+        return self._call(module, (torch.from_numpy(net.input()).to(self.device),))
 
     def _call(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Call:
         cuda = self.device == "cuda"
@@ -81,7 +81,7 @@ class TorchDevice(TimedDevice):
     def fingerprint(self) -> Fingerprint:
         """Returns the machine, torch's version, threads, batch, and the GPU's name."""
         gpu = torch.cuda.get_device_name() if self.device == "cuda" else None
-        extra = {"device": self.device, "gpu_model": gpu, "reference_version": REFERENCE_VERSION}
+        extra = {"device": self.device, "gpu_model": gpu, "reference_net": f"{self.spec.reference} {REFERENCE_VERSION}"}
         return fingerprint(self.spec, runtime_version=torch.__version__, extra=extra)
 
 

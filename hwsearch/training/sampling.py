@@ -101,7 +101,8 @@ def attentive_rows(
     rows = random_rows(space, seed, step, n * pool)
     quality = np.asarray(ranking(rows), dtype=np.float64).reshape(n, pool)
     best = (quality if prefer == "best" else -quality).argmax(axis=1)
-    return rows[np.arange(n) * pool + best]
+    chosen: Population = rows[np.arange(n) * pool + best]
+    return chosen
 
 
 def nonzeros_ranking(supernet: Supernet) -> Ranking:

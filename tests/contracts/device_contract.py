@@ -16,7 +16,7 @@ from hwsearch.results import Artifact
 from tests.contracts.exporter_contract import assert_same_module
 from tests.contracts.nets import conv_supernet, subnet
 
-QUICK = {"repeats": 6, "max_seconds": 0.3, "warmup": 1}
+QUICK = {"repeats": 6, "max_seconds": 0.3, "warmup": 1, "reference": "small"}
 
 ARTIFACTS: dict[tuple[str, bool], Artifact] = {}
 """Exported once per format: torch.export takes seconds."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hwsearch.training.recipes.base import RecipeError, Session
 from hwsearch.training.recipes.gradual import GradualPruning
@@ -63,6 +64,7 @@ class ActivatingPruning(GradualPruning):
         if not 0.0 <= strength <= 1.0:
             raise ValueError(f"strength must be in [0, 1], but got {strength}.")
         self.strength = strength
+        self._handles: list[RemovableHandle] = []
 
     def start(self, session: Session) -> None:
         """Watches the ReLUs.

@@ -13,7 +13,7 @@ import torch
 from hwsearch.devices.analytic_device import AnalyticDevice
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.devices.onnxruntime_device import OnnxRuntimeDevice, input_shape
-from hwsearch.devices.reference import ReferenceNet, reference_input, reference_onnx
+from hwsearch.devices.reference import PAIRS, FixedModule, FixedNet
 from hwsearch.devices.simulated_device import SimulatedDevice
 from hwsearch.devices.torch_device import TorchDevice
 from hwsearch.errors import DeviceError, MissingExtraError, UserError
@@ -174,12 +174,13 @@ class TestSimulated(DeviceContract):
             SimulatedDevice(self.spec(options={"noise": "much"}))
 
 
-def test_reference_net_is_the_same_everywhere() -> None:
-    assert reference_onnx() == reference_onnx()
-    session = ort.InferenceSession(reference_onnx(), providers=["CPUExecutionProvider"])
-    got = session.run(None, {"x": reference_input()})[0]
+@pytest.mark.parametrize("net", [net for pair in PAIRS.values() for net in pair], ids=lambda net: net.name)
+def test_fixed_nets_are_the_same_everywhere(net: FixedNet) -> None:
+    assert net.onnx() == net.onnx()
+    session = ort.InferenceSession(net.onnx(), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"x": net.input()})[0]
     with torch.no_grad():
-        want = ReferenceNet().eval()(torch.from_numpy(reference_input())).numpy()
+        want = FixedModule(net).eval()(torch.from_numpy(net.input())).numpy()
     assert np.abs(want).max() > 0.01
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
 
