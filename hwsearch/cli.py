@@ -23,6 +23,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set search.trials=200")
 ]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def _version(show: bool) -> None:
@@ -296,12 +298,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)  # typer answers an interrupt, and Exit, with a number
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; the same command continues", err=True)
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         if debug:
             raise
@@ -316,6 +315,10 @@ def main() -> None:
             sys.exit(2 if isinstance(error, ValueError) else 1)
         typer.echo(f"Error: {type(error).__name__}: {error} (--debug shows where)", err=True)
         sys.exit(1)
+    if code == INTERRUPTED:
+        typer.echo("interrupted; the same command continues", err=True)
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

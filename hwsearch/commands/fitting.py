@@ -13,7 +13,6 @@ from hwsearch.runfolder import RunFolder
 from hwsearch.study import Study
 from predictors.files import Card, PredictorFileError, load, save, training_digest
 from predictors.ridge import Ridge
-from predictors.validation import cross_validate
 
 MIN_ROWS = 10
 
@@ -38,6 +37,8 @@ def fit_predictors(plan: Plan, study: Study, folder: RunFolder) -> None:
         path, digest = predictor_path(folder, objective), training_digest(population, values)
         if _is_fitted(path, plan, digest):
             continue
+        from predictors.validation import cross_validate  # scipy.stats takes a second to import
+
         report = cross_validate(
             lambda: Ridge(plan.space), population, values, unit=objective.unit, minimize=objective.sign > 0
         )
