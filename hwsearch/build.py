@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import inspect
-import warnings
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from hwsearch import config as configuration
-from hwsearch.config import RunConfig, describe, nearest
+from hwsearch.config import Parsed, RunConfig
+from hwsearch.construct import construct, parameter_problems
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.distribution.executor import AccuracyWorker, Executor, LaneWorker, Limits
 from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.engines.base import ExactLosses, SearchEngine
-from hwsearch.errors import ConfigError, MissingExtraError, UserError
+from hwsearch.engines.exact import ExactCosts
+from hwsearch.errors import ConfigError, DeviceError, MissingExtraError, UserError
 from hwsearch.export.base import Exporter
-from hwsearch.export.weights import decode
-from hwsearch.objectives import COST_METRICS, DEVICE_METRICS, QUALITY_METRICS, Objective
-from search_spaces.space import Population, SearchSpace
+from hwsearch.objectives import QUALITY_METRICS, Objective
+from hwsearch.problems import nearest
+from hwsearch.tracked import Tracked
+from search_spaces.published import Checkpoint, CheckpointError, from_published, read_checkpoint
+from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet
 
 # Plain tables: name -> "module:attribute". Third parties add to them through entry points of the named groups.
@@ -35,6 +37,12 @@ from search_spaces.supernet import Family, SparsityGenes, Supernet
 FAMILIES = {
     "mlp": "search_spaces.mlp:MLP",
     "mobilenet": "search_spaces.mobilenet:MobileNet",
+    "ofa_mobilenet_v3": "search_spaces.ofa_networks:OfaMobilenetV3",
+    "ofa_proxyless": "search_spaces.ofa_networks:OfaProxyless",
+    "ofa_resnet50": "search_spaces.ofa_resnet50:OfaResNet50",
+    "hat_transformer": "search_spaces.hat:HatTransformer",
+    "bert": "search_spaces.bert:Bert",
+    "vit": "search_spaces.vit:ViT",
 }
 DATA = {
     "digits": "hwsearch.data.digits:DigitsSpec",
@@ -49,12 +57,15 @@ ENGINES = {
 }
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
+    "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
+    "command": "hwsearch.devices.command_device:CommandDevice",
     "analytic": "hwsearch.devices.analytic_device:AnalyticDevice",
     "simulated": "hwsearch.devices.simulated_device:SimulatedDevice",
 }
 EXPORTERS = {
     "onnx": "hwsearch.export.onnx_exporter:OnnxExporter",
+    "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
 }
 EXECUTORS = {
@@ -81,52 +92,6 @@ def named(group: str, name: str, where: str) -> Any:
     raise ConfigError(f"{where} must be one of {known}, but got {name!r}{nearest(name, known)}.")
 
 
-def construct(target: Callable[..., Any], params: Mapping[str, Any], *, where: str, given: Mapping[str, Any]) -> Any:
-    """Returns `target(**given, **params)`; the user's `params` are checked against its signature.
-
-    Args:
-        target: a pydantic model or a class with annotated keyword arguments.
-        params: from the configuration.
-        where: path of `params` in the configuration.
-        given: arguments that the configuration cannot set.
-
-    Raises:
-        ConfigError: all unknown, missing or wrong parameters at once.
-    """
-    is_model = isinstance(target, type) and issubclass(target, BaseModel)
-    schema: Any = target if is_model else _schema(target, given)
-    names = [n for n in schema.model_fields if n not in given]
-    problems = [f"{where}.{k} is not known{nearest(k, names)}." for k in params if k not in names]
-    known = {k: v for k, v in params.items() if k in names}
-    try:
-        if is_model:
-            made = target(**given, **known)
-        else:
-            checked = schema(**known)
-            made = target(**given, **{name: getattr(checked, name) for name in known})
-    except ValidationError as error:
-        problems += [p for p in describe(error, where, names) if not p.endswith("is not known.") or "." in p]
-    except (ValueError, TypeError) as error:
-        problems.append(f"{where}: {' '.join(str(error).split())}")
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return made
-
-
-def _schema(target: Callable[..., Any], given: Mapping[str, Any]) -> type[BaseModel]:
-    """Returns a pydantic model of the annotated arguments of a class that are not `given`."""
-    hints = get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(target).parameters.items():
-        if name not in given:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an argument may be called like a method of pydantic models
-        config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-        return create_model("Arguments", __config__=config, **fields)
-
-
 @dataclass(frozen=True)
 class Plan:
     """A configuration whose names are objects; light things are made, heavy ones are made on request."""
@@ -151,6 +116,15 @@ class Plan:
     def needs_network(self) -> bool:
         """Whether an objective or limit needs trained weights."""
         return any(o.metric in QUALITY_METRICS for o in (*self.objectives, *self.limits))
+
+    @property
+    def weights_are(self) -> str | None:
+        """What the networks' weights are, for cards; None where there are none and only costs count."""
+        if self.config.supernet.weights is not None:
+            return f"from {self.config.supernet.weights.name}"
+        if self.needs_network:
+            return "trained in this run"
+        return "initial, never trained" if self.measured else None
 
     def supernet(self, *, meta: bool = False) -> Supernet:
         """Returns the super-network with its initial weights, or without storage."""
@@ -185,15 +159,12 @@ class Plan:
 
     def exporter(self, name: str) -> tuple[Exporter | None, str]:
         """Returns the exporter and precision of what a device measures; no exporter where costs suffice."""
-        formats, precision = self.device_types[name].formats, self.devices[name].precisions[0]
+        formats, precision = self.device_types[name].opens(self.devices[name]), self.devices[name].precisions[0]
         return (named("exporters", formats[0], "exporter")() if formats else None), precision
 
     def training(self) -> Any:
         """Returns the frozen training settings, or None."""
-        if self.config.training is None:
-            return None
-        target = import_module("hwsearch.training.config").TrainingConfig
-        return construct(target, {"seed": self.config.seed, **self.config.training}, where="training", given={})
+        return _training(self.config, self.dataset)
 
     def executor(self, factory: Any, weights: dict[str, NDArray[Any]] | None, *, ledger: Path) -> Executor:
         """Returns the executor with its workers started."""
@@ -208,72 +179,70 @@ class Plan:
         return executor
 
 
-class ExactCosts:
-    """Losses of a population that follow from exact costs alone; picklable and pure."""
-
-    def __init__(self, supernet: Supernet, objectives: tuple[Objective, ...]) -> None:
-        self._supernet, self._objectives = supernet, objectives
-
-    def __call__(self, population: Population) -> NDArray[np.float64]:
-        """Returns losses (n, m); NaN where a column needs an evaluation or a device."""
-        out = np.full((len(population), len(self._objectives)), np.nan)
-        if not any(o.metric in COST_METRICS for o in self._objectives):
-            return out
-        for start in range(0, len(population), 8192):
-            costs = self._supernet.costs(population[start : start + 8192])
-            for j, objective in enumerate(self._objectives):
-                if objective.metric in COST_METRICS:
-                    out[start : start + 8192, j] = objective.sign * getattr(costs, objective.metric)
-        return out
-
-
 def plan(config: RunConfig, *, source: str = "config") -> Plan:
     """Returns the plan of a configuration.
 
     Raises:
         ConfigError: all problems at once.
     """
-    problems: list[str] = []
+    return _plan(Parsed(config, (), frozenset()), source)
+
+
+def _plan(parsed: Parsed, source: str) -> Plan:
+    """Returns the plan of what could be read; checks whatever does not depend on a bad part."""
+    problems = list(parsed.problems)
+    config = parsed.config
+    if config is None:
+        configuration.raise_problems(problems, source)
+        raise AssertionError("a configuration is only missing when there are problems")
 
     def attempt(make: Callable[[], Any]) -> Any:
         try:
             return make()
         except ConfigError as error:
             problems.extend(str(error).splitlines())
-        except (MissingExtraError, UserError, ValueError) as error:
-            problems.append(str(error))
+        except ValueError as error:
+            problems.append(" ".join(str(error).split()))
         return None
 
+    def good(*parts: str) -> bool:
+        return not parsed.left_out.intersection(parts)
+
+    tracked = Tracked(config, left_out=parsed.left_out)
+    problems += tracked.problems
     dataset = attempt(lambda: _dataset(config)) if config.data is not None else None
-    family = attempt(lambda: _family(config, dataset))
-    sparsity = None
-    if config.sparsity is not None:
-        section = config.sparsity
-        sparsity = attempt(lambda: SparsityGenes(section.choices, per=section.per))
-    devices: dict[str, DeviceSpec] = {}
-    types: dict[str, type[Device]] = {}
-    for name, raw in config.devices.items():
-        where = f"devices.{name}"
-        spec = attempt(partial(construct, DeviceSpec, raw, where=where, given={"name": name}))
-        if spec is not None:
-            kind = attempt(partial(named, "devices", spec.runtime, f"{where}.runtime"))
-            if kind is not None:
-                devices[name], types[name] = spec, kind
-    objectives, limits = config.tracked()
-    problems += _objective_problems(config, (*objectives, *limits), types, failed=bool(problems))
+    needs_data = tracked.needs_network
+    if config.data is None and needs_data and good("data"):
+        problems.append("data must be given when an objective needs a trained network, but there is no such section.")
+    shaped = dataset is not None or (config.data is None and not needs_data and good("data"))
+    family = attempt(lambda: _family(config, dataset, shaped=shaped)) if good("supernet", "supernet.family") else None
+    sparsity = attempt(lambda: _sparsity(config)) if config.sparsity is not None else None
+    specs, types = _devices(config, attempt)
+    measured = {name: kind.metrics for name, kind in types.items()}
+    problems += tracked.problems_of_places(config, measured, left_out=parsed.left_out)
     space = None
     if family is not None and (sparsity is not None or config.sparsity is None):
-        space = attempt(lambda: Supernet(family, sparsity=sparsity, meta=True).space)
-        if space is not None and sparsity is not None and space == family.space:
-            problems.append("sparsity must apply to at least one layer, but no layer of this family may be sparse.")
-    if space is not None and not problems:
-        made = Plan(config, objectives, limits, devices, types, dataset, family, sparsity, space)
-        attempt(made.engine)
-        attempt(made.training)
-        if made.needs_network and config.supernet.weights is None and config.training is None:
-            problems.append("training (or supernet.weights) must be given when an objective needs a trained network.")
+        space = attempt(lambda: _space(family, sparsity))
+    made = None
+    if family is not None and space is not None:
+        made = Plan(
+            config,
+            tracked.objectives or (Objective("macs"),),
+            tracked.limits,
+            specs,
+            types,
+            dataset,
+            family,
+            sparsity,
+            space,
+        )
+    attempt(made.engine if made is not None else lambda: _engine_problems(config))
+    attempt(lambda: _training(config, dataset))
+    if needs_data and config.supernet.weights is None and config.training is None and good("training", "supernet"):
+        problems.append("training (or supernet.weights) must be given when an objective needs a trained network.")
+    attempt(lambda: _executor_problems(config))
     configuration.raise_problems(list(dict.fromkeys(problems)), source)
-    assert space is not None
+    assert made is not None
     return made
 
 
@@ -285,15 +254,23 @@ def _dataset(config: RunConfig) -> Dataset:
     spec = construct(named("data", name, "data.name"), raw, where="data", given={})
     try:
         dataset: Dataset = spec.open()
-    except UserError as error:
-        raise ConfigError(f"data: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"data: {' '.join(str(error).split())}") from error
     return dataset
 
 
-def _family(config: RunConfig, dataset: Dataset | None) -> Family:
+def _family(config: RunConfig, dataset: Dataset | None, *, shaped: bool) -> Family | None:
+    """Returns the family; None, its parameters checked, where data that decide its shape are not there."""
     target = named("families", config.supernet.family, "supernet.family")
     names = inspect.signature(target).parameters
     params = dict(config.supernet.params)
+    if not shaped:
+        problems = parameter_problems(
+            target, params, where="supernet.params", given={"input_shape", "n_classes"} - {*params}
+        )
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return None
     if dataset is not None:
         if "input_shape" in names:
             params.setdefault("input_shape", dataset.input_shape)
@@ -308,79 +285,150 @@ def _family(config: RunConfig, dataset: Dataset | None) -> Family:
     return family
 
 
-def _objective_problems(
-    config: RunConfig, tracked: tuple[Objective, ...], types: Mapping[str, type[Device]], *, failed: bool
-) -> list[str]:
-    problems = []
-    seen: set[str] = set()
-    for i, objective in enumerate(tracked[: len(config.objectives)]):
-        if objective.name in seen:
-            problems.append(f"objectives.{i}: {objective.name} must occur once.")
-        seen.add(objective.name)
-    known = [*COST_METRICS, *DEVICE_METRICS, *QUALITY_METRICS]
-    for objective in dict.fromkeys(tracked):
-        metric, device = objective.metric, objective.device
-        if device is None:
-            if metric in DEVICE_METRICS:
-                names = list(config.devices) or ["DEVICE"]
-                problems.append(f"objective {metric} must name its device, as in {metric}@{names[0]}.")
-            elif metric not in known:
-                problems.append(f"objective {metric!r} must be one of {known}{nearest(metric, known)}.")
-            elif metric in QUALITY_METRICS and config.data is None:
-                problems.append(f"objective {metric} needs a data section, but there is none.")
-        elif device not in config.devices:
-            problems.append(
-                f"objective {objective.name} must name a device of this config ({sorted(config.devices)}), "
-                f"but got {device!r}{nearest(device, config.devices)}."
-            )
-        elif device in types and metric not in types[device].metrics:
-            problems.append(
-                f"objective {objective.name} must be something that the device measures "
-                f"({list(types[device].metrics)}), but got {metric!r}{nearest(metric, types[device].metrics)}."
-            )
-    return problems
+def _sparsity(config: RunConfig) -> SparsityGenes:
+    section = config.sparsity
+    assert section is not None
+    try:
+        return SparsityGenes(section.choices, per=section.per)
+    except ValueError as error:
+        raise ConfigError(f"sparsity.choices: {error}") from error
+
+
+def _space(family: Family, sparsity: SparsityGenes | None) -> SearchSpace:
+    try:
+        space = Supernet(family, sparsity=sparsity, meta=True).space
+    except ValueError as error:
+        raise ConfigError(f"{'supernet.params' if sparsity is None else 'sparsity.choices'}: {error}") from error
+    if sparsity is not None and space == family.space:
+        raise ConfigError("sparsity must apply to at least one layer, but no layer of this family may be sparse.")
+    return space
+
+
+def _devices(
+    config: RunConfig, attempt: Callable[[Callable[[], Any]], Any]
+) -> tuple[dict[str, DeviceSpec], dict[str, type[Device]]]:
+    """Returns descriptions and classes of the devices that are all right."""
+    specs: dict[str, DeviceSpec] = {}
+    types: dict[str, type[Device]] = {}
+    for name, raw in config.devices.items():
+        where = f"devices.{name}"
+        spec = attempt(partial(construct, DeviceSpec, raw, where=where, given={"name": name}))
+        kind = attempt(partial(named, "devices", spec.runtime, f"{where}.runtime")) if spec is not None else None
+        if kind is not None:
+            types[name] = kind
+            if attempt(partial(_check_device, kind, spec, where)):
+                specs[name] = spec
+    return specs, types
+
+
+def _check_device(kind: type[Device], spec: DeviceSpec, where: str) -> bool:
+    """Returns True if the device's class takes the description and an exporter makes what it measures."""
+    try:
+        kind(spec)
+    except DeviceError:
+        pass  # not on this machine, or not now: its lane will say so
+    except MissingExtraError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    precisions = named("exporters", kind.formats[0], "exporter").precisions if kind.formats else None
+    if precisions is not None and spec.precisions[0] not in precisions:
+        raise ConfigError(
+            f"{where}.precisions must start with one of {list(precisions)}, but got {spec.precisions[0]!r}."
+        )
+    return True
+
+
+def _engine_problems(config: RunConfig) -> None:
+    """Raises for what is wrong with the engine's name and options where there is no space to make it for."""
+    target = named("engines", config.search.engine, "search.engine")
+    given = {"space", "n_objectives", "seed", "exact"}
+    problems = parameter_problems(target, config.search.options, where="search.options", given=given)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _training(config: RunConfig, dataset: Dataset | None) -> Any:
+    """Returns the frozen training settings, or None."""
+    if config.training is None:
+        return None
+    target = import_module("hwsearch.training.config").TrainingConfig
+    settings = construct(target, {"seed": config.seed, **config.training}, where="training", given={})
+    if dataset is not None and settings.batch_size > len(dataset.train):
+        raise ConfigError(
+            f"training.batch_size must be at most the {len(dataset.train)} examples of the train split, "
+            f"but got {settings.batch_size}."
+        )
+    return settings
+
+
+def _executor_problems(config: RunConfig) -> None:
+    section, cores = config.executor, os.cpu_count() or 1
+    if section.kind == "ray" and section.address is None and (section.workers or 1) > cores:
+        raise ConfigError(
+            f"executor.workers must be at most the {cores} cores of this machine, but got {section.workers}."
+        )
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Plan:
-    """Returns the plan of a configuration file. Raises as `plan`."""
+    """Returns the plan of a configuration file; its relative paths count from the working directory.
+
+    Raises:
+        ConfigError: all problems at once.
+    """
     raw = configuration.read_yaml(path, overrides)
-    return load_raw(raw, source=str(path))
+    return load_raw(configuration.absolute_paths(raw), source=str(path))
 
 
 def load_raw(raw: Mapping[str, Any], *, source: str) -> Plan:
     """Returns the plan of a raw configuration. Raises as `plan`."""
-    raw = {key: value for key, value in raw.items() if key != "format_version"}
-    config, problems = configuration.parse(raw)
-    configuration.raise_problems(problems, source)
-    assert config is not None
-    return plan(config, source=source)
+    return _plan(configuration.parse({key: value for key, value in raw.items() if key != "format_version"}), source)
 
 
 def pretrained(made: Plan, supernet: Supernet) -> bool:
     """Loads the weights that the configuration names into `supernet`; returns whether it names any.
 
     Raises:
-        UserError: broken file, or weights of another network.
+        UserError: broken file, another digest, or weights of another network.
     """
-    path = made.config.supernet.weights
-    if path is None:
+    section = made.config.supernet
+    if section.weights is None:
         return False
-    load_weights(supernet, path)
+    load_weights(supernet, section.weights, sha256=section.sha256)
     return True
 
 
-def load_weights(supernet: Supernet, path: Path) -> None:
-    """Loads full weights from a safetensors file.
+def load_weights(supernet: Supernet, path: Path, *, sha256: str | None = None) -> None:
+    """Loads full weights from a file: as saved by hwsearch, or a published checkpoint of the family.
 
     Raises:
-        UserError: missing or broken file, or weights of another network.
+        UserError: missing or broken file, another digest, or weights of another network; nothing is loaded then.
     """
-    if not path.is_file():
-        raise UserError(f"weights must be a safetensors file, but {path} does not exist.")
     try:
-        supernet.load_arrays({name: tensor.numpy() for name, tensor in decode(path.read_bytes()).items()})
+        load_checkpoint(supernet, read_checkpoint(path, sha256=sha256), path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def load_checkpoint(supernet: Supernet, checkpoint: Checkpoint, path: Path) -> None:
+    """Loads the tensors of a checkpoint, by our names or by published ones.
+
+    Raises:
+        CheckpointError: they do not fit; names every one that does not.
+    """
+    try:
+        if is_ours(supernet, checkpoint):
+            supernet.load_arrays({name: tensor.numpy() for name, tensor in checkpoint.tensors.items()})
+        else:
+            from_published(supernet, checkpoint.tensors)
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def is_ours(supernet: Supernet, checkpoint: Checkpoint) -> bool:
+    """Whether most tensors of a checkpoint carry our names."""
+    ours = supernet.tensors().keys()
+    return 2 * len(ours & checkpoint.tensors.keys()) > len(ours)
 
 
 @dataclass(frozen=True)
@@ -406,6 +454,7 @@ class Factory:
             calibration_images=made.config.evaluation.calibration_images,
             calibration_batch=made.config.evaluation.calibration_batch,
             batch=made.config.evaluation.batch,
+            has_weights=weights is not None,
         )
 
     def lane(self, device: str) -> LaneWorker:

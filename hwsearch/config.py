@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
+import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hwsearch.errors import ConfigError
 from hwsearch.objectives import COST_METRICS, DEVICE_METRICS, MAXIMISED, QUALITY_METRICS, Direction, Objective
+from hwsearch.problems import describe, key_path, own_errors
+
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 class Section(BaseModel):
@@ -22,11 +26,15 @@ class Section(BaseModel):
 
 
 class SupernetSection(Section):
-    """Which super-network. `params` are the family's own arguments; without `weights` it is trained."""
+    """Which super-network. `params` are the family's own arguments; without `weights` it is trained.
+
+    `weights`: saved by hwsearch, or as published; `sha256`: digest that the file must have.
+    """
 
     family: str
     params: dict[str, Any] = Field(default_factory=dict)
     weights: Path | None = None
+    sha256: str | None = None
 
 
 class SparsitySection(Section):
@@ -50,6 +58,8 @@ class ObjectiveSection(Section):
     def _short(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = {"metric": value}
+        if not isinstance(value, dict | ObjectiveSection):
+            raise ValueError(f"must be a metric or a mapping, but got {value!r}.")
         if isinstance(value, dict) and isinstance(value.get("metric"), str) and "@" in value["metric"]:
             metric, device = value["metric"].split("@", 1)
             value = {**value, "metric": metric, "device": device}
@@ -106,18 +116,18 @@ class ExportSection(Section):
 
     nets: Literal["all"] | int = "all"
 
-    @field_validator("nets")
+    @field_validator("nets", mode="before")
     @classmethod
-    def _positive(cls, value: Literal["all"] | int) -> Literal["all"] | int:
-        if value != "all" and value < 0:
-            raise ValueError("must be 'all' or at least 0")
+    def _all_or_count(cls, value: Any) -> Any:
+        if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise ValueError(f"must be 'all' or a whole number of at least 0, but got {value!r}.")
         return value
 
 
 class RunConfig(Section):
     """Everything a run is made of. Sections named by the user (`data`, `training`, ...) stay plain data here."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str
     seed: int = Field(default=0, ge=0)
     supernet: SupernetSection
     sparsity: SparsitySection | None = None
@@ -132,16 +142,33 @@ class RunConfig(Section):
     export: ExportSection = Field(default_factory=ExportSection)
     storage: str | None = None
 
-    def tracked(self) -> tuple[tuple[Objective, ...], tuple[Objective, ...]]:
-        """Returns (objectives, everything with a limit), in the config's order."""
-        objectives = tuple(o.objective() for o in self.objectives)
-        limits = tuple(o for o in objectives if o.limit is not None)
-        return objectives, limits + tuple(o.objective() for o in self.limits)
+    @field_validator("name")
+    @classmethod
+    def _file_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"must be letters, digits, '_', '-' and '.', not '.' first, but got {name!r}.")
+        return name
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that `RunConfig` reads back."""
         plain: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=False)
         return plain
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, not an override."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in seen and key_node.value != "<<":
+                    where = f"line {key_node.start_mark.line + 1}"
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key_node.value!r} is given twice, {where}"
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -153,7 +180,7 @@ def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"a configuration must be a YAML file, but {path} does not exist.")
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} must be valid YAML, but: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -169,7 +196,7 @@ def set_path(raw: dict[str, Any], override: str) -> None:
     if not found or not key.strip():
         raise ConfigError(f"--set must be key=value, but got {override!r}.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key} must have a YAML value, but got {text!r}.") from error
     node: Any = raw
@@ -194,23 +221,77 @@ def set_path(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {key} must lead through mappings, but {parts[i - 1]!r} is a plain value.")
 
 
-def parse(raw: Mapping[str, Any]) -> tuple[RunConfig | None, list[str]]:
-    """Returns the configuration and all problems of its general shape; None if there are any."""
-    try:
-        config = RunConfig.model_validate(dict(raw))
-    except ValidationError as error:
-        return None, describe(error, "", RunConfig.model_fields)
-    problems = []
-    for where, sections in (("objectives", config.objectives), ("limits", config.limits)):
-        for i, section in enumerate(sections):
-            try:
-                objective = section.objective()
-            except ValueError as error:
-                problems.append(f"{where}.{i}: {error}")
-                continue
-            if where == "limits" and objective.limit is None:
-                problems.append(f"limits.{i}: {objective.name} must give min or max.")
-    return (None if problems else config), problems
+def absolute_paths(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration with the paths of data and weights made absolute.
+
+    What is stored in a run folder then means the same from any working directory and in any worker.
+    """
+    out = dict(raw)
+    for section, key in (("data", "path"), ("supernet", "weights")):
+        values = out.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            out[section] = {**values, key: str(Path(values[key]).expanduser().absolute())}
+    return out
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What could be read of a configuration.
+
+    Args:
+        config: without its bad parts, so that the names in the rest can still be checked; None if that is hopeless.
+        problems: one line each; `config` is complete only if there are none.
+        left_out: paths of the bad parts.
+    """
+
+    config: RunConfig | None
+    problems: tuple[str, ...]
+    left_out: frozenset[str]
+
+
+PLACEHOLDERS: Mapping[str, Any] = {
+    "name": "unnamed",
+    "supernet": {"family": ""},
+    "supernet.family": "",
+    "objectives": ["macs"],
+}
+"""What stands for a required part that is bad or missing while the rest is checked."""
+
+
+def parse(raw: Mapping[str, Any]) -> Parsed:
+    """Returns the configuration and all problems of its general shape."""
+    rest = copy.deepcopy(dict(raw))
+    problems: list[str] = []
+    left_out: set[str] = set()
+    for attempt in range(3):
+        try:
+            return Parsed(RunConfig.model_validate(rest), tuple(problems), frozenset(left_out))
+        except ValidationError as error:
+            if attempt == 0:  # later ones are about what was left out
+                problems = describe(error, rest, where="", schema=RunConfig)
+            paths = [key_path(item, rest) for item in own_errors(error)]
+        for path in paths:
+            left_out.add(_leave_out(rest, path))
+    return Parsed(None, tuple(problems), frozenset(left_out))
+
+
+def _leave_out(raw: dict[Any, Any], path: Sequence[str | int]) -> str:
+    """Takes a bad part out of a raw configuration, or puts a placeholder there; returns the path of the part."""
+    if not path:  # keys that are no strings
+        for key in [key for key in raw if not isinstance(key, str)]:
+            del raw[key]
+        return ""
+    top = path[0]
+    if top in ("objectives", "limits") and len(path) > 1:
+        raw[top][path[1]] = {"metric": "macs", "max": 1}  # the others keep their places
+        return f"{top}.{path[1]}"
+    nested = len(path) > 1 and isinstance(raw.get(top), dict)
+    owner, key = (raw[top], path[1]) if nested else (raw, top)
+    name = f"{top}.{key}" if nested else str(top)
+    owner.pop(key, None)
+    if name in PLACEHOLDERS:
+        owner[key] = copy.deepcopy(PLACEHOLDERS[name])
+    return name
 
 
 def raise_problems(problems: Sequence[str], source: str) -> None:
@@ -219,46 +300,3 @@ def raise_problems(problems: Sequence[str], source: str) -> None:
         raise ConfigError(f"{source}: {problems[0]}")
     if problems:
         raise ConfigError(f"{source}: {len(problems)} problems:\n" + "\n".join(f"  - {p}" for p in problems))
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Returns ` (nearest: 'x')` or nothing."""
-    found = difflib.get_close_matches(str(name), list(valid), n=1)
-    return f" (nearest: {found[0]!r})" if found else ""
-
-
-def describe(error: ValidationError, where: str, valid: Iterable[str]) -> list[str]:
-    """Returns one line per problem that pydantic found: path, what must hold, what was got."""
-    lines = []
-    for item in error.errors():
-        loc = [
-            str(part) for part in item["loc"] if not re.fullmatch(r"(function|tagged|literal|int|str)\b.*", str(part))
-        ]
-        path = ".".join([*([where] if where else []), *loc])
-        got = item.get("input")
-        if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            names = valid if len(loc) == 1 else _fields_at(loc[:-1])
-            lines.append(f"{path} is not known{nearest(loc[-1], names)}.")
-        elif item["type"] in {"missing", "missing_keyword_only_argument", "missing_argument"}:
-            lines.append(f"{path} is missing.")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:]
-            message = message.removeprefix("input should ").removeprefix("must ").rstrip(".")
-            shown = repr(got) if len(repr(got)) < 80 else type(got).__name__
-            lines.append(f"{path} must {message}, but got {shown}.")
-    return lines
-
-
-def _fields_at(loc: Sequence[str]) -> list[str]:
-    """Returns the valid keys of a nested section of RunConfig, for hints."""
-    model: Any = RunConfig
-    for part in loc:
-        if part.isdigit():
-            continue
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-    return list(getattr(model, "model_fields", {}))

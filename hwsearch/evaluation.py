@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,8 +47,33 @@ def calibration_batches(train: Split, *, n: int = 512, batch_size: int = 128, se
 
 
 @torch.no_grad()
+def correct_answers(module: nn.Module, split: Split, *, batch_size: int = 256) -> NDArray[np.bool_]:
+    """Returns which examples of a split the module classifies rightly, (n,), in eval mode; modes are restored.
+
+    Two of these on one split can be compared example by example, which tells smaller differences apart than two
+    accuracies do.
+    """
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    modes = {m: m.training for m in module.modules()}
+    parts = []
+    try:
+        module.eval()
+        for inputs, targets in split.batches(batch_size):
+            parts.append((module(inputs.to(device)).argmax(dim=1).cpu() == targets).numpy())
+    finally:
+        for m, training in modes.items():
+            m.training = training
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
 def evaluate(
-    module: nn.Module, split: Split, *, calibration: Iterable[Tensor] | None = None, batch_size: int = 256
+    module: nn.Module,
+    split: Split,
+    *,
+    calibration: Iterable[Tensor] | None = None,
+    batch_size: int = 256,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Score:
     """Returns the score of a plain module on all examples of a split, in eval mode; modes are restored.
 
@@ -57,6 +83,7 @@ def evaluate(
         split: not augmented.
         calibration: inputs from the train split; None leaves the statistics as they are.
         batch_size: has no influence on the score beyond rounding.
+        prepare: applied to every batch of the split (a resolution of its own); None leaves it.
     """
     if calibration is not None:
         recalibrate(module, calibration)
@@ -66,7 +93,7 @@ def evaluate(
     try:
         module.eval()
         for inputs, targets in split.batches(batch_size):
-            logits = module(inputs.to(device)).float()
+            logits = module(inputs.to(device) if prepare is None else prepare(inputs.to(device))).float()
             targets = targets.to(device)
             right += int((logits.argmax(dim=1) == targets).sum())
             loss += float(F.cross_entropy(logits, targets, reduction="sum"))

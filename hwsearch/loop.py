@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, Measured, MeasureJob
 from hwsearch.engines.base import SearchEngine
-from hwsearch.results import Evaluation, State
+from hwsearch.results import SearchProgress, State
 from hwsearch.runfolder import RunFolder
-from hwsearch.study import Study, Trial
+from hwsearch.study import Study
 
-
-@dataclass(frozen=True)
-class SearchProgress:
-    """Where a search stands.
-
-    Args:
-        n_trials: budget.
-        n_done: finished and failed trials.
-        n_failed: of these.
-        n_running: proposed and not arrived.
-        n_front: non-dominated feasible trials.
-        elapsed_s: since this driver started searching.
-        eta_s: estimate of what remains; None at first.
-        latest: the trial that arrived last, if one did.
-    """
-
-    n_trials: int
-    n_done: int
-    n_failed: int
-    n_running: int
-    n_front: int
-    elapsed_s: float
-    eta_s: float | None
-    latest: Trial | None
+TAKEN_UP_AT_ONCE = 16
+"""Earlier trials that wait in the executor: their artifacts are in memory."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +38,9 @@ class Search:
 
     def __init__(self, study: Study, executor: Executor, engine: SearchEngine, *, folder: RunFolder) -> None:
         self.study, self.executor, self.engine, self.folder = study, executor, engine, folder
-        self._remaking: set[int] = set()
+        self._left: deque[tuple[int, str]] = deque()  # evaluated earlier, not measured yet
+        self._remaking: dict[int, set[str]] = {}  # of these, being evaluated again for the artifacts of devices
+        self._latest_error: str | None = None
         executor.references.update(folder.references())
 
     def run(self, trials: int, *, observe: Callable[[SearchProgress], None] | None = None) -> SearchResult:
@@ -69,33 +50,35 @@ class Search:
             trials: total of the run, those of earlier drivers included.
             observe: called after every arrival and about once a second.
         """
-        self._resume()
+        self._left.extend(self.study.unmeasured())
         started, done_before = time.monotonic(), self._n_done()
         exhausted = False
-        latest: Trial | None = None
         while True:
-            room = min(self.executor.free, trials - len(self.study.trials))
+            self._take_up()
+            room = 0 if self._left else min(self.executor.free, trials - len(self.study.trials))
             if room > 0 and not exhausted:
                 exhausted = self._propose(room) < room
             if self.executor.idle and (exhausted or len(self.study.trials) >= trials):
                 break
             for result in self.executor.wait(1.0):
-                latest = self._evaluated(result) if isinstance(result, Evaluated) else self._measured(result)
+                self._evaluated(result) if isinstance(result, Evaluated) else self._measured(result)
             if observe is not None:
-                observe(self._progress(trials, time.monotonic() - started, done_before, latest))
-        failed = sum(trial.state == State.FAILED for trial in self.study.trials)
-        return SearchResult(len(self.study.trials), failed, exhausted)
+                observe(self._progress(trials, time.monotonic() - started, done_before))
+        return SearchResult(len(self.study.trials), self._n_failed(), exhausted)
 
-    def _resume(self) -> None:
-        """Takes up evaluated trials whose measurement is missing; makes their artifacts again if they are gone."""
-        for index, device in self.study.unmeasured():
+    def _take_up(self) -> None:
+        """Submits some trials whose measurement is missing; makes their artifacts again if they are gone."""
+        while self._left and self.executor.n_waiting < TAKEN_UP_AT_ONCE:
+            index, device = self._left.popleft()
             trial = self.study.trial(index)
             digest = trial.attributes.get("artifacts", {}).get(device)
             artifact = self.folder.load_artifact(digest) if digest else None
             if artifact is not None:
                 self.executor.submit(MeasureJob(device, (index,), (artifact,)))
-            elif index not in self._remaking:
-                self._remaking.add(index)
+            elif index in self._remaking:
+                self._remaking[index].add(device)
+            else:
+                self._remaking[index] = {device}
                 self.executor.submit(EvaluateJob(index, trial.row))
 
     def _propose(self, count: int) -> int:
@@ -110,48 +93,50 @@ class Search:
             self.executor.submit(EvaluateJob(index, row))
         return len(population)
 
-    def _evaluated(self, result: Evaluated) -> Trial:
+    def _evaluated(self, result: Evaluated) -> None:
         index, evaluation = result.job.index, result.evaluation
         artifacts = {device: self.folder.store(artifact) for device, artifact in result.artifacts.items()}
+        self._latest_error = evaluation.error or self._latest_error
         if index in self._remaking:
-            self._remaking.discard(index)
+            devices = self._remaking.pop(index)
             if evaluation.error is not None:
-                for device in self.study.devices:
+                for device in devices:
                     self.study.record_measurement(index, device, evaluation.error)
-                return self.study.trial(index)
         else:
+            devices = set(self.study.devices)
             attributes = {**evaluation.attributes, "artifacts": artifacts}
-            evaluation = Evaluation(
-                evaluation.metrics, evaluation.seconds, evaluation.error, evaluation.stds, attributes
-            )
+            evaluation = replace(evaluation, attributes=attributes)
             self.study.record(index, evaluation)
         if evaluation.error is None:
             for device in self.study.devices:
-                if device not in self.study.trial(index).arrived:
+                if device in devices:
                     self.executor.submit(MeasureJob(device, (index,), (result.artifacts[device],)))
-        return self.study.trial(index)
 
-    def _measured(self, result: Measured) -> Trial:
+    def _measured(self, result: Measured) -> None:
         device = result.job.device
         for index, measurement in zip(result.job.indices, result.results, strict=True):
             self.study.record_measurement(index, device, measurement)
-            if device not in self.executor.references and not isinstance(measurement, str):
+            if isinstance(measurement, str):
+                self._latest_error = f"{device}: {measurement}"
+            elif device not in self.executor.references:
                 self.executor.references.update(self.folder.freeze_reference(device, measurement))
-        return self.study.trial(result.job.indices[-1])
 
     def _n_done(self) -> int:
-        return sum(trial.state != State.RUNNING for trial in self.study.trials)
+        return int((self.study.history().state != State.RUNNING).sum())
 
-    def _progress(self, trials: int, elapsed_s: float, done_before: int, latest: Trial | None) -> SearchProgress:
+    def _n_failed(self) -> int:
+        return int((self.study.history().state == State.FAILED).sum())
+
+    def _progress(self, trials: int, elapsed_s: float, done_before: int) -> SearchProgress:
         done = self._n_done()
         rate = (done - done_before) / elapsed_s if elapsed_s > 0 else 0.0
         return SearchProgress(
             n_trials=trials,
             n_done=done,
-            n_failed=sum(trial.state == State.FAILED for trial in self.study.trials),
+            n_failed=self._n_failed(),
             n_running=len(self.study.trials) - done,
             n_front=len(self.study.front()),
             elapsed_s=elapsed_s,
             eta_s=(trials - done) / rate if rate > 0 else None,
-            latest=latest,
+            latest_error=self._latest_error,
         )

@@ -168,3 +168,28 @@ class History:
             state=self.state[rows],
             stds=self.stds[rows],
         )
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """Where a search stands.
+
+    Args:
+        n_trials: budget.
+        n_done: finished and failed trials.
+        n_failed: of these.
+        n_running: proposed and not arrived.
+        n_front: non-dominated feasible trials.
+        elapsed_s: since this driver started searching.
+        eta_s: estimate of what remains; None at first.
+        latest_error: of the trial that failed last since this driver started, if one did.
+    """
+
+    n_trials: int
+    n_done: int
+    n_failed: int
+    n_running: int
+    n_front: int
+    elapsed_s: float
+    eta_s: float | None
+    latest_error: str | None = None

@@ -15,7 +15,7 @@ from search_spaces.sparsity import DENSE, Pattern
 IntArray = NDArray[np.int64]
 Size = Any
 """A whole number, or int64 with one per architecture (n,)."""
-Kind = Literal["conv", "linear", "batchnorm", "layernorm", "embedding", "matmul", "pool", "elementwise"]
+Kind = Literal["conv", "linear", "batchnorm", "layernorm", "embedding", "table", "matmul", "pool", "elementwise"]
 WEIGHTED: frozenset[Kind] = frozenset({"conv", "linear", "embedding"})
 MULTIPLYING: frozenset[Kind] = frozenset({"conv", "linear", "matmul"})
 
@@ -27,7 +27,8 @@ class LayerSpec:
     Args:
         name: path of the module in the plain module; its weight is `<name>.weight`.
         kind: operator kind. `matmul` multiplies two activations (attention): inputs is the summed
-            length, outputs the number of columns, positions the number of rows.
+            length, outputs the number of columns, positions the number of rows. `table` is an fp32 buffer of
+            `inputs` rows and `outputs` columns.
         stage: the part of the network that it belongs to (sparsity genes and features are grouped by it).
         inputs: input channels or features (embedding: number of entries).
         outputs: output channels or features.
@@ -85,7 +86,9 @@ class LayerSpec:
         return self.weights() + (self._if_active(self.outputs) if self.bias else 0)
 
     def buffer_bytes(self) -> Size:
-        """Returns the bytes of state that is not trained: running mean and variance (fp32), batch counter (int64)."""
+        """Returns the bytes of state that is not trained: running mean and variance (fp32), counter (int64), tables."""
+        if self.kind == "table":
+            return self._if_active(4 * self.inputs * self.outputs)
         return self._if_active(8 * self.outputs + 8) if self.kind == "batchnorm" else 0
 
     def macs(self) -> Size:
@@ -97,18 +100,49 @@ class LayerSpec:
 
     def nonzeros(self) -> Size:
         """Returns the exact number of weight values that the layer's pattern keeps."""
-        return self._by_pattern(lambda p: p.nonzeros(self.outputs, self.inputs // self.groups, self.kernel))
+        return self.by_pattern(lambda p: p.nonzeros(self.outputs, self.inputs // self.groups, self.kernel))
 
     def weight_bytes(self) -> Size:
         """Returns the bytes of the weight in its smallest encoding under the layer's pattern, fp32 values."""
-        return self._by_pattern(lambda p: p.stored_bytes(self.outputs, self.inputs // self.groups, self.kernel))
+        return self.by_pattern(lambda p: p.stored_bytes(self.outputs, self.inputs // self.groups, self.kernel))
 
     def activation_bytes(self, bytes_per_value: int = 4) -> Size:
         """Returns the bytes alive while the layer runs on one example: input, output and what is held."""
         read = self.inputs * self.positions_in
         return self._if_active(bytes_per_value * (read + self.outputs * self.positions + self.held))
 
-    def _by_pattern(self, cost: Callable[[Pattern], Size]) -> Size:
+    def _add_to(self, totals: IntArray, peak: IntArray) -> None:
+        """Adds macs, parameters, nonzeros and stored bytes (4, n) and takes the larger peak (n,), as if active."""
+        macs, parameters, nonzeros, stored = totals
+        read = self.inputs * self.positions_in
+        np.maximum(peak, 4 * (read + self.outputs * self.positions + self.held), out=peak)
+        if self.kind in {"batchnorm", "layernorm"}:
+            values = 2 * self.outputs
+            buffers = 8 * self.outputs + 8 if self.kind == "batchnorm" else 0
+            parameters += values
+            nonzeros += values
+            stored += 4 * values + buffers
+            return
+        if self.kind == "table":
+            stored += 4 * self.inputs * self.outputs
+            return
+        products = self.outputs * (self.inputs // self.groups) * self.kernel * self.kernel
+        if self.kind in MULTIPLYING:
+            macs += products * self.positions
+        bias = self.outputs if self.bias else 0
+        if self.kind in WEIGHTED:
+            parameters += products + bias
+            dense = self.patterns == (DENSE,) or not self.may_be_sparse
+            layer = replace(self, active=True)
+            nonzeros += (products if dense else layer.nonzeros()) + bias
+            stored += (4 * products if dense else layer.weight_bytes()) + 4 * bias
+        elif self.bias:
+            parameters += bias
+            nonzeros += bias
+            stored += 4 * bias
+
+    def by_pattern(self, cost: Callable[[Pattern], Size]) -> Size:
+        """Returns a cost of the weight under each architecture's own pattern; 0 without weight or where inactive."""
         if self.kind not in WEIGHTED:
             return 0
         costs = [cost(p if self.may_be_sparse else DENSE) for p in self.patterns]
@@ -132,6 +166,7 @@ class Costs:
     parameters: trainable values. nonzeros: those that the sparsity patterns keep (biases and norms count).
     stored_bytes: all weights, biases, norms and buffers, fp32, each weight in its smallest encoding.
     activation_bytes: largest sum of live activations over the layers, run one after another.
+    layers: what they were summed from; empty for populations.
     """
 
     macs: IntArray
@@ -149,25 +184,26 @@ class Costs:
 
 
 def total_costs(layers: Sequence[LayerSpec], n: int) -> Costs:
-    """Returns the costs of `n` architectures whose layers these are."""
+    """Returns the costs of `n` architectures whose layers these are: the sums of their own costs.
 
-    def total(sizes: list[Size]) -> IntArray:
-        out = np.zeros(n, dtype=np.int64)
-        for size in sizes:
-            out += size
-        return out
-
-    parameters = total([layer.parameters() for layer in layers])
-    weights = total([layer.weights() for layer in layers])
+    Layers that exist together (the same `active` array) are summed first and switched off together, which is what
+    makes this fast; no number depends on it.
+    """
+    totals = np.zeros((4, n), dtype=np.int64)  # macs, parameters, nonzeros, stored bytes
     peak = np.zeros(n, dtype=np.int64)
+    groups: dict[int, list[LayerSpec]] = {}
     for layer in layers:
-        np.maximum(peak, layer.activation_bytes(), out=peak)
-    return Costs(
-        macs=total([layer.macs() for layer in layers]),
-        parameters=parameters,
-        nonzeros=parameters - weights + total([layer.nonzeros() for layer in layers]),
-        stored_bytes=4 * (parameters - weights)
-        + total([layer.weight_bytes() + layer.buffer_bytes() for layer in layers]),
-        activation_bytes=peak,
-        layers=tuple(layers),
-    )
+        groups.setdefault(id(layer.active), []).append(layer)
+    for members in groups.values():
+        active = members[0].active
+        if active is False:
+            continue
+        part = totals if active is True else np.zeros((4, n), dtype=np.int64)
+        part_peak = peak if active is True else np.zeros(n, dtype=np.int64)
+        for layer in members:
+            layer._add_to(part, part_peak)
+        if active is not True:
+            totals += part * active
+            np.maximum(peak, part_peak * active, out=peak)
+    macs, parameters, nonzeros, stored = totals
+    return Costs(macs, parameters, nonzeros, stored, peak, tuple(layers))

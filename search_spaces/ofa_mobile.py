@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.blocks import (
@@ -26,10 +25,9 @@ from search_spaces.blocks import (
 from search_spaces.genes import Condition, Gene
 from search_spaces.kernel_transform import add_matrices, kernel_transform
 from search_spaces.layers import LayerSpec, Size
-from search_spaces.resolution import resize, resolution_genes, side_column, side_of
-from search_spaces.slicing import Transform
+from search_spaces.resolution import ImageFamily, resolution_genes, side_column
 from search_spaces.space import SearchSpace
-from search_spaces.supernet import ChannelGroup, Columns, Family
+from search_spaces.supernet import ChannelGroup, Columns
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class OfaLayout:
         )
 
 
-class OfaMobile(Family):
+class OfaMobile(ImageFamily):
     """Stem 3x3, one fixed block, stages of elastic inverted residuals, 1x1 head, mean, [1x1 mix], classifier.
 
     | genes, in this order | choices | active |
@@ -98,7 +96,7 @@ class OfaMobile(Family):
 
     Args:
         layout: what is fixed. width_mult: multiplies all widths. n_classes: outputs.
-        resolutions: sides of square RGB input; the last of several is the default.
+        resolutions: sides of square RGB input; the largest of several is the default.
         kernels, expands: choices of every block.
         elastic_last: False fixes a last stage of one block to its largest kernel and expansion (45 genes).
     """
@@ -124,7 +122,7 @@ class OfaMobile(Family):
         self.n_classes = n_classes
         self.kernels, self.expands = tuple(kernels), tuple(expands)
         genes = resolution_genes(resolutions)
-        self.input_shape = (3, resolutions[-1], resolutions[-1])
+        self.input_shape = (3, max(resolutions), max(resolutions))
         for s, stage in enumerate(self.layout.stages, start=1):
             if len(stage.depth) > 1:
                 genes.append(Gene(f"stage{s}.depth", stage.depth))
@@ -136,6 +134,8 @@ class OfaMobile(Family):
                     choices = (max(choices),)
                 genes.append(Gene(name, tuple(choices), active_when=self._when(s, b)))
         self.space = SearchSpace(genes)
+        transform = kernel_transform(self.kernels)
+        self.transforms = {f"stage{s}.block{b}.depthwise.conv.weight": transform for s, b, _ in self._blocks()}
 
     def _blocks(self) -> list[tuple[int, int, OfaStage]]:
         stages = enumerate(self.layout.stages, start=1)
@@ -201,12 +201,6 @@ class OfaMobile(Family):
             add_matrices(conv, self.kernels)
         return module
 
-    @property
-    def transforms(self) -> Mapping[str, Transform]:  # type: ignore[override]
-        """The kernel transform of every elastic depthwise weight."""
-        transform = kernel_transform(self.kernels)
-        return {f"stage{s}.block{b}.depthwise.conv.weight": transform for s, b, _ in self._blocks()}
-
     # -- layers --------------------------------------------------------------------------------------
 
     def layers(self, columns: Columns) -> list[LayerSpec]:
@@ -263,15 +257,32 @@ class OfaMobile(Family):
         """Returns the mid channels of every block, each scored by its projection, and those of its gate."""
         return [group for s, b, stage in self._blocks() for group in mid_channels(f"stage{s}.block{b}", se=stage.se)]
 
-    # -- inputs --------------------------------------------------------------------------------------
+    # -- published weights ---------------------------------------------------------------------------
 
-    def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
-        """Returns the images resized to the architecture's resolution."""
-        return (resize(inputs[0], side_of(arch, inputs[0].shape[-1])),)
-
-    def example_inputs(
-        self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
-    ) -> tuple[Tensor, ...]:
-        """Returns random images of the architecture's resolution."""
-        side = side_of(arch, self.input_shape[1])
-        return (torch.randn(batch, 3, side, side, generator=generator),)
+    def published_name(self, name: str) -> str | None:
+        """Returns the key of a full tensor in Once-for-All's checkpoints."""
+        part, _, rest = name.partition(".")
+        outer = {
+            "stem": "first_conv",
+            "head": "feature_mix_layer" if self.layout.mix is None else "final_expand_layer",
+            "mix": "feature_mix_layer",
+            "classifier": "classifier.linear",
+        }
+        if part in outer:
+            return f"{outer[part]}.{rest}"
+        if part == "first":
+            block, level = 0, ""
+        else:
+            inner, _, rest = rest.partition(".")
+            before = sum(max(stage.depth) for stage in self.layout.stages[: int(part.removeprefix("stage")) - 1])
+            block, level = before + int(inner.removeprefix("block")), "double"
+        layer, _, rest = rest.partition(".")
+        if layer == "se":
+            return f"blocks.{block}.conv.depth_conv.se.fc.{rest}"
+        layer = {"expand": "inverted_bottleneck", "depthwise": "depth_conv", "project": "point_linear"}[layer]
+        kind, _, rest = rest.partition(".")
+        if rest.startswith("matrix_"):
+            rest, kind = rest.removeprefix("matrix_") + "_matrix", "conv"
+        elif level:
+            kind = f"{kind}.{kind}"
+        return f"blocks.{block}.conv.{layer}.{kind}.{rest}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,9 +23,9 @@ from search_spaces.blocks import (
 )
 from search_spaces.genes import Condition, Gene, Value
 from search_spaces.layers import LayerSpec, Size
-from search_spaces.resolution import resize, resolution_genes, side_column, side_of
+from search_spaces.resolution import ImageFamily, resolution_genes, side_column
 from search_spaces.space import SearchSpace
-from search_spaces.supernet import ChannelGroup, Columns, Family
+from search_spaces.supernet import ChannelGroup, Columns
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class StemResidual(nn.Module):
         return out + x
 
 
-class OfaResNet50(Family):
+class OfaResNet50(ImageFamily):
     """Once-for-All ResNet50 (`ofa_resnet50`).
 
     | genes, in this order | choices | meaning |
@@ -128,7 +128,7 @@ class OfaResNet50(Family):
         self.layout, side = LAYOUTS[preset]
         resolutions = (side,) if resolutions is None else resolutions
         self.n_classes = n_classes
-        self.input_shape = (3, resolutions[-1], resolutions[-1])
+        self.input_shape = (3, max(resolutions), max(resolutions))
         genes = resolution_genes(resolutions)
         genes.append(Gene("stem.depth", EXTRA_DEPTHS, aliases={1: 0}))
         genes += [Gene(f"stage{s}.depth", EXTRA_DEPTHS) for s, _ in self._stages()]
@@ -136,7 +136,7 @@ class OfaResNet50(Family):
         genes.append(Gene("stem.mid", WIDTHS, aliases=_equal(self._stem_mid)))
         genes.append(Gene("stem.width", WIDTHS, aliases=_equal(self._stem_out)))
         for s, full in self._stages():
-            genes.append(Gene(f"stage{s}.width", WIDTHS, aliases=_equal(lambda w, full=full: _wide(full, w))))
+            genes.append(Gene(f"stage{s}.width", WIDTHS, aliases=_equal(partial(_wide, full))))
         self.space = SearchSpace(genes)
 
     def _stages(self) -> list[tuple[int, int]]:
@@ -218,7 +218,7 @@ class OfaResNet50(Family):
         )
         size = out_size(size, 2) if layout.pool else size
         for s, b in self._blocks():
-            width = _lookup(columns[f"stage{s}.width"], lambda w, s=s: _wide(layout.widths[s - 1], w))
+            width = _lookup(columns[f"stage{s}.width"], partial(_wide, layout.widths[s - 1]))
             extra = b - layout.base_depths[s - 1]
             stride = layout.strides[s - 1] if b == 1 else 1
             layers += _bottleneck_layers(
@@ -242,7 +242,7 @@ class OfaResNet50(Family):
 
     def channel_groups(self) -> list[ChannelGroup]:
         """Returns the two coupled groups of mid channels of every block: conv3's inputs first, then conv2's."""
-        groups = []
+        groups: list[ChannelGroup] = []
         for s, b in self._blocks():
             name = f"stage{s}.block{b}"
             for writer, reader in (("conv2", "conv3"), ("conv1", "conv2")):
@@ -250,18 +250,25 @@ class OfaResNet50(Family):
                 groups.append(ChannelGroup((score, *conv_norm_members(f"{name}.{writer}")), score=score))
         return groups
 
-    # -- inputs --------------------------------------------------------------------------------------
+    # -- published weights ---------------------------------------------------------------------------
 
-    def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
-        """Returns the images resized to the architecture's resolution."""
-        return (resize(inputs[0], side_of(arch, inputs[0].shape[-1])),)
-
-    def example_inputs(
-        self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
-    ) -> tuple[Tensor, ...]:
-        """Returns random images of the architecture's resolution."""
-        side = side_of(arch, self.input_shape[1])
-        return (torch.randn(batch, 3, side, side, generator=generator),)
+    def published_name(self, name: str) -> str | None:
+        """Returns the key of a full tensor in Once-for-All's checkpoints."""
+        part, _, rest = name.partition(".")
+        if part == "classifier":
+            return f"classifier.linear.linear.{rest}"
+        inner, _, rest = rest.partition(".")
+        if part == "stem":
+            outer = {"conv1": "input_stem.0", "residual": "input_stem.1", "conv2": "input_stem.2"}[inner]
+            rest = rest.replace("body.", "conv.")  # the residual's own level
+        else:
+            s, b = int(part.removeprefix("stage")), int(inner.removeprefix("block"))
+            block = sum(base + max(EXTRA_DEPTHS) for base in self.layout.base_depths[: s - 1]) + b - 1
+            outer = f"blocks.{block}"
+            rest = rest.replace("shortcut.project", "downsample")
+        owner, kind, tensor = rest.rpartition(".")[0], "", rest.rpartition(".")[2]
+        owner, _, kind = owner.rpartition(".")
+        return ".".join(filter(None, [outer, owner, kind, kind, tensor]))
 
 
 def _wide(full: int, ratio: float) -> int:

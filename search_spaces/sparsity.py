@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,58 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FP32_BYTES = 4
-
-
-class Pattern(ABC):
-    """A rule that says which weights stay. Pure: the same weights give the same mask.
-
-    Shapes are given as (outputs, inputs per group, kernel side), each an int or an array (n,); a weight
-    tensor has shape (outputs, inputs) or (outputs, inputs, kernel, kernel).
-    """
-
-    name: str
-
-    @abstractmethod
-    def fits(self, outputs: Any, inputs: Any, kernel: Any) -> Any:
-        """Returns whether the pattern can be applied; where it does not fit, the layer stays dense."""
-
-    @abstractmethod
-    def _nonzeros(self, outputs: Any, inputs: Any, kernel: Any) -> Any:
-        """Returns the number of weights kept where the pattern fits."""
-
-    @abstractmethod
-    def _stored_bytes(self, outputs: Any, inputs: Any, kernel: Any) -> Any:
-        """Returns the bytes of the pattern's own encoding where it fits."""
-
-    @abstractmethod
-    def _mask(self, scores: Tensor) -> Tensor:
-        """Returns the mask of a weight that fits, from non-negative scores of the same shape."""
-
-    def nonzeros(self, outputs: Any, inputs: Any, kernel: Any) -> Any:
-        """Returns the exact number of weights kept."""
-        fits = self.fits(outputs, inputs, kernel)
-        return np.where(fits, self._nonzeros(outputs, inputs, kernel), outputs * inputs * kernel * kernel)
-
-    def stored_bytes(self, outputs: Any, inputs: Any, kernel: Any) -> Any:
-        """Returns the bytes of the weight (fp32 values) in its smallest encoding."""
-        dense = FP32_BYTES * outputs * inputs * kernel * kernel
-        own = np.where(self.fits(outputs, inputs, kernel), self._stored_bytes(outputs, inputs, kernel), dense)
-        return np.minimum(dense, own)
-
-    def mask(self, weight: Tensor, scores: Tensor | None = None) -> Tensor | None:
-        """Returns a boolean mask of the weight's shape (True = kept), or None where the layer stays dense.
-
-        Args:
-            weight: the sliced weight; gradients are not followed.
-            scores: importance of each weight, same shape; magnitude by default. Of equal scores the one
-                with the lower flat index is kept.
-        """
-        kernel = weight.shape[2] if weight.dim() > 2 else 1
-        if not bool(self.fits(weight.shape[0], weight.shape[1], kernel)):
-            return None
-        scores = weight.detach().abs() if scores is None else scores.detach()
-        return self._mask(scores)
+from search_spaces.block_sparsity import Block
+from search_spaces.kernel_groups import KernelGroups
+from search_spaces.pattern import FP32_BYTES as FP32_BYTES
+from search_spaces.pattern import Pattern as Pattern
+from search_spaces.pattern import kept, top_mask
 
 
 @dataclass(frozen=True)
@@ -108,9 +60,7 @@ class Unstructured(Pattern):
         return outputs * inputs * kernel * kernel >= 2
 
     def _nonzeros(self, outputs: Any, inputs: Any, kernel: Any) -> Any:
-        weights = np.asarray(outputs * inputs * kernel * kernel)
-        zeros = np.floor(weights * self.sparsity + 0.5).astype(np.int64)
-        return np.maximum(weights - zeros, 1)
+        return kept(outputs * inputs * kernel * kernel, self.sparsity)
 
     def _stored_bytes(self, outputs: Any, inputs: Any, kernel: Any) -> Any:
         weights = outputs * inputs * kernel * kernel
@@ -118,13 +68,7 @@ class Unstructured(Pattern):
 
     def _mask(self, scores: Tensor) -> Tensor:
         kernel = scores.shape[2] if scores.dim() > 2 else 1
-        keep = int(self._nonzeros(scores.shape[0], scores.shape[1], kernel))
-        flat = scores.reshape(-1)
-        threshold = flat.kthvalue(flat.numel() - keep + 1).values
-        mask = flat > threshold
-        ties = (flat == threshold).nonzero().squeeze(1)
-        mask[ties[: keep - int(mask.sum())]] = True
-        return mask.view(scores.shape)
+        return top_mask(scores, int(self._nonzeros(scores.shape[0], scores.shape[1], kernel)))
 
 
 @dataclass(frozen=True)
@@ -169,15 +113,30 @@ DENSE = Dense()
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Returns the pattern called `dense`, `unstructured-P` (0 < P < 1) or `n:m` (1 <= n < m).
+    """Returns the pattern of a name, with 0 < P < 1.
+
+    | name | pattern |
+    |---|---|
+    | `dense` | every weight stays |
+    | `unstructured-P` | the smallest share P of a layer's weights is zero |
+    | `n:m` | n of every m consecutive inputs stay, 1 <= n < m |
+    | `block-RxC-P` | tiles of R outputs x C inputs, the weakest share P of them is zero |
+    | `groups-G-P` | outputs in G equal groups, in each the same share P of the inputs is zero |
 
     Raises:
         ValueError: another name, or numbers outside these bounds.
     """
+    number = r"(\d*\.?\d+)"
     if text == "dense":
         return DENSE
-    if match := re.fullmatch(r"unstructured-(\d*\.?\d+)", text):
+    if match := re.fullmatch(rf"unstructured-{number}", text):
         return Unstructured(float(match[1]))
     if match := re.fullmatch(r"(\d+):(\d+)", text):
         return NOfM(int(match[1]), int(match[2]))
-    raise ValueError(f"a sparsity pattern must be 'dense', 'unstructured-P' or 'n:m', but got {text!r}.")
+    if match := re.fullmatch(rf"block-(\d+)x(\d+)-{number}", text):
+        return Block(int(match[1]), int(match[2]), float(match[3]))
+    if match := re.fullmatch(rf"groups-(\d+)-{number}", text):
+        return KernelGroups(int(match[1]), float(match[2]))
+    raise ValueError(
+        f"a sparsity pattern must be 'dense', 'unstructured-P', 'n:m', 'block-RxC-P' or 'groups-G-P', but got {text!r}."
+    )

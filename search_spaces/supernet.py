@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -17,12 +16,15 @@ from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.genes import Gene, Value
-from search_spaces.layers import Costs, LayerSpec, total_costs
+from search_spaces.layers import Costs, IntArray, LayerSpec, total_costs
+from search_spaces.model_bytes import Precision, model_bytes
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
+from search_spaces.structure import copy_structure
 
 SKELETON_CACHE = 256
+COST_CHUNK = 4096  # rows whose arrays stay in a core's cache
 Columns = Mapping[str, NDArray[Any]]
 Masks = Mapping[str, Tensor]
 """Tensor name -> boolean mask of the sliced shape, True = kept."""
@@ -56,6 +58,12 @@ class Family(ABC):
     """Of one example, without batch."""
     transforms: Mapping[str, Transform] = {}
     """Tensor name -> exception from the slicing rule."""
+    published_copies: Mapping[str, str] = {}
+    """Key of a published checkpoint that repeats another key's tensor -> that key."""
+    published_ignored: tuple[str, ...] = ()
+    """Regular expressions of keys of published checkpoints that hold nothing to load."""
+    published_variants: Mapping[str, str] = {}
+    """Regular expression -> replacement, for keys that published checkpoints spell in several ways."""
 
     @abstractmethod
     def build(self, arch: Architecture) -> nn.Module:
@@ -77,8 +85,16 @@ class Family(ABC):
         """Returns the coupled channels that may be permuted without changing the largest network."""
         return []
 
-    def fit_inputs(self, inputs: tuple[Tensor, ...], arch: Architecture) -> tuple[Tensor, ...]:
-        """Returns inputs as this architecture reads them (images resized to its resolution); by default as they are."""
+    def published_name(self, name: str) -> str | None:
+        """Returns the key of a full tensor in the published checkpoints; None for what they do not hold.
+
+        Full tensors with the same key are parts of one published tensor, in their order, along dimension 0.
+        By default the name itself.
+        """
+        return name
+
+    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        """Returns a batch of the data as this architecture reads it: another resolution, where that is a gene."""
         return inputs
 
     def example_inputs(
@@ -129,6 +145,7 @@ class SparsityGenes:
 class _Skeleton:
     module: nn.Module
     shapes: dict[str, torch.Size]
+    slots: dict[str, str]
     patterns: dict[str, Pattern]
 
 
@@ -189,7 +206,7 @@ class Supernet(nn.Module):
                 pattern = parse_pattern(str(arch[gene]))
                 if pattern.name != "dense":
                     patterns[f"{layer}.weight"] = pattern
-        skeleton = _Skeleton(module, shapes, patterns)
+        skeleton = _Skeleton(module, shapes, _slots(module), patterns)
         self._skeletons[key] = skeleton
         if len(self._skeletons) > SKELETON_CACHE:
             self._skeletons.popitem(last=False)
@@ -243,22 +260,34 @@ class Supernet(nn.Module):
 
         Args:
             inputs: what the built module takes: one tensor (batch, ...), or a tuple for several arguments. Images of
-                another size than the architecture's resolution are resized (`Family.fit_inputs`).
+                another size than the architecture's resolution are resized (`Family.prepare`).
             arch: of this space.
             masks: as for `weights`.
         """
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        inputs = self.family.fit_inputs(inputs, arch)
-        skeleton = self.build(arch)
-        skeleton.train(self.training)
-        out: Tensor = torch.func.functional_call(skeleton, self.weights(arch, masks), inputs)
+        inputs = (self.family.prepare(inputs[0], arch), *inputs[1:])
+        return self.call(inputs, arch, self.weights(arch, masks))
+
+    def call(self, inputs: tuple[Tensor, ...], arch: Architecture, weights: Mapping[str, Tensor]) -> Tensor:
+        """Returns the output of the architecture's module with these tensors, in this module's train or eval mode.
+
+        Args:
+            inputs: exactly what the built module takes.
+            arch: of this space.
+            weights: all its tensors, as `weights` gives them.
+        """
+        skeleton = self._skeleton(arch)
+        skeleton.module.train(self.training)
+        # One entry per place: torch's own handling of ties leaves tensors behind in modules that are used twice.
+        placed = {slot: weights[name] for slot, name in skeleton.slots.items()}
+        out: Tensor = torch.func.functional_call(skeleton.module, placed, inputs, tie_weights=False)
         return out
 
     def extract(self, arch: Architecture, masks: Masks | None = None) -> nn.Module:
         """Returns the subnet as a plain module of its own, in eval mode: a detached copy, no trace of the search."""
         with torch.no_grad():
             weights = {name: tensor.detach().clone() for name, tensor in self.weights(arch, masks).items()}
-        module = copy.deepcopy(self.build(arch))
+        module = copy_structure(self.build(arch))
         _assign(module, weights)
         return module.eval()
 
@@ -280,13 +309,25 @@ class Supernet(nn.Module):
         return out
 
     def costs(self, population: Population) -> Costs:
-        """Returns exact costs, each (n,), of a population (n, g). Memory grows with n: give 10,000s, not millions."""
+        """Returns exact costs, each (n,), of a population (n, g); without the layers."""
         population = np.ascontiguousarray(population)
-        return total_costs(self.layers(population), len(population))
+        parts = []
+        for start in range(0, max(len(population), 1), COST_CHUNK):
+            rows = population[start : start + COST_CHUNK]
+            parts.append(total_costs(self.layers(rows), len(rows)))
+        macs, parameters, nonzeros, stored, peak = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in Costs.METRICS
+        )
+        return Costs(macs, parameters, nonzeros, stored, peak)
 
     def layer_costs(self, arch: Architecture | Mapping[str, Value]) -> Costs:
         """Returns the exact costs of one architecture; `.layers` holds its layers with sizes of shape (1,)."""
-        return self.costs(self.space.row(arch)[None])
+        return total_costs(self.layers(self.space.row(arch)[None]), 1)
+
+    def model_bytes(self, population: Population, precision: Precision) -> IntArray:
+        """Returns the bytes of all tensors (n,) of a population (n, g) at a precision: fp32, fp16, bf16 or int8."""
+        population = np.ascontiguousarray(population)
+        return model_bytes(self.layers(population), len(population), precision)
 
     # -- weights in and out --------------------------------------------------------------------------
 
@@ -319,19 +360,38 @@ class Supernet(nn.Module):
         _assign(self.full, state)
 
 
+def _slots(module: nn.Module) -> dict[str, str]:
+    """Returns the name of every place that holds a parameter or buffer -> the tensor's name in `_tensors`.
+
+    A module that is used twice has its places once; a tensor in two modules has two places.
+    """
+    first: dict[int, str] = {}
+    slots = {}
+    for prefix, owner in module.named_modules():
+        for name, tensor in (*owner._parameters.items(), *owner._buffers.items()):
+            if tensor is not None:
+                slot = f"{prefix}.{name}" if prefix else name
+                slots[slot] = first.setdefault(id(tensor), slot)
+    return slots
+
+
 def _assign(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Makes these tensors the parameters and buffers of `module`; what is used twice stays shared."""
-    first: dict[int, str] = {id(tensor): name for name, tensor in _tensors(module).items()}
-    owned = {
-        name: nn.Parameter(tensors[name], requires_grad=tensors[name].is_floating_point())
-        for name, _ in module.named_parameters()
-    }
-    state = {}
-    for names in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
-        for name, tensor in names:
-            original = first[id(tensor)]
-            state[name] = owned.get(original, tensors[original])
-    module.load_state_dict(state, assign=True)
+    """Makes these tensors the parameters and buffers of `module`; what is used twice stays shared.
+
+    Several times faster than `load_state_dict`.
+    """
+    slots = _slots(module)
+    made: dict[str, Tensor] = {}
+    for prefix, owner in module.named_modules():
+        for table, is_parameter in ((owner._parameters, True), (owner._buffers, False)):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                original = slots[f"{prefix}.{name}" if prefix else name]
+                if original not in made:
+                    new = tensors[original]
+                    made[original] = nn.Parameter(new, requires_grad=tensor.requires_grad) if is_parameter else new
+                table[name] = made[original]
 
 
 def _from_numpy(array: NDArray[Any]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,19 +46,19 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 class CifarSpec(DataSpec):
-    """CIFAR: the hold-out is the official test set, search-validation a stratified share of the training set.
+    """What both data sets share.
 
+    The hold-out is the official test set, search-validation a stratified share of the training set.
     Rows count the training files first, then the test file: 0 .. 49,999 and 50,000 .. 59,999.
 
     Args:
         path: folder with the extracted files, or its parent. Either version: `*.bin` or Python.
-        classes: 10 or 100 (fine labels).
         augment: shift by up to 4 pixels and mirror training images.
     """
 
     path: Path
-    classes: Literal[10, 100] = 10
     augment: bool = True
+    classes: ClassVar[int]
 
     def open(self) -> Dataset:
         """Returns (3, 32, 32) inputs. A limit applies to the training rows and to the hold-out rows each."""
@@ -109,6 +109,18 @@ class CifarSpec(DataSpec):
             f"{folder} must hold the files of CIFAR-{self.classes} ({binary[1][0]} or {python[1][0]}, "
             f"here or in {binary[0]} or {python[0]}), but has neither (nothing is downloaded)."
         )
+
+
+class Cifar10Spec(CifarSpec):
+    """CIFAR-10."""
+
+    classes = 10
+
+
+class Cifar100Spec(CifarSpec):
+    """CIFAR-100 with its 100 fine labels."""
+
+    classes = 100
 
 
 def _joined(parts: list[tuple[Images, Labels]]) -> tuple[Images, Labels]:

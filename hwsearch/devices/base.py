@@ -29,8 +29,11 @@ class DeviceSpec(BaseModel):
         warmup, repeats, max_seconds: the timing protocol (see `timing.py`): least number of warm-up calls and of
             repeats, and seconds per artifact after which repeating ends.
         target_ci: stop repeating when the 95 % half-width of the median is below this share of it.
+        protocol: `default`, or `fast`: exactly `repeats` rounds, whatever the interval is then; it is stated.
         reference_ms: latency of the reference net that values are normalised to (see `Device`); None until it is
             known. Measure it once, then freeze it here.
+        reference: which reference net: `large` (a small MobileNet) or `small`, for nets of a fraction of a
+            millisecond. The nearer it is to the nets, the better it feels what they feel.
         options: backend-specific settings.
     """
 
@@ -40,14 +43,16 @@ class DeviceSpec(BaseModel):
     runtime: str = "onnxruntime"
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = Field(default=("fp32",), min_length=1)
     clock: Literal["wall", "cpu"] = "wall"
     warmup: int = Field(default=3, ge=0)
     repeats: int = Field(default=20, ge=3)
     max_seconds: float = Field(default=5.0, gt=0)
     target_ci: float = Field(default=0.03, gt=0)
+    protocol: Literal["default", "fast"] = "default"
     address: str | None = None
     reference_ms: float | None = Field(default=None, gt=0)
+    reference: Literal["large", "small"] = "large"
     options: Mapping[str, Option] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -67,6 +72,8 @@ class DeviceSpec(BaseModel):
 
 class Device(ABC):
     """Measures artifacts. Made from its spec alone, inside the process that measures.
+
+    The constructor checks the spec and connects to nothing: a configuration is checked by making its devices.
 
     Times are ratios. Speed drifts by 10 to 20 % between days, hosts and neighbours, so every measuring run of a
     timing device also times a fixed reference net, and a latency is
@@ -88,6 +95,11 @@ class Device(ABC):
     def __init__(self, spec: DeviceSpec) -> None:
         self.spec = spec
         self.reference_ms: float | None = spec.reference_ms
+
+    @classmethod
+    def opens(cls, spec: DeviceSpec) -> tuple[str, ...]:
+        """Returns the artifact formats that a device of this spec takes, the preferred one first."""
+        return cls.formats
 
     @abstractmethod
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:

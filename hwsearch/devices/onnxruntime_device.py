@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint
 from hwsearch.devices.environment import fingerprint
-from hwsearch.devices.reference import REFERENCE_VERSION, reference_input, reference_onnx
+from hwsearch.devices.reference import REFERENCE_VERSION, FixedNet
 from hwsearch.devices.timed import TimedDevice
 from hwsearch.devices.timing import Call
 from hwsearch.errors import DeviceError, UserError
@@ -45,17 +45,17 @@ class OnnxRuntimeDevice(TimedDevice):
         feeds = random_feeds(session, artifact, batch=self.spec.batch)
         return _checked_call(session, feeds)
 
-    def open_reference(self) -> Call:
-        """Returns a call of the reference net."""
-        session = open_session(reference_onnx(), threads=self.spec.threads, what="the reference net")
-        return _checked_call(session, {"x": reference_input()})
+    def open_fixed(self, net: FixedNet) -> Call:
+        """Returns a call of a fixed net."""
+        session = open_session(net.onnx(), threads=self.spec.threads, what=f"the {net.name} net")
+        return _checked_call(session, {"x": net.input()})
 
     def fingerprint(self) -> Fingerprint:
         """Returns the machine, ONNX Runtime's version, threads, batch."""
         return fingerprint(
             self.spec,
             runtime_version=ort.__version__,
-            extra={"provider": "CPU", "reference_version": REFERENCE_VERSION},
+            extra={"provider": "CPU", "reference_net": f"{self.spec.reference} {REFERENCE_VERSION}"},
         )
 
 

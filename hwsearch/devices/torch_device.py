@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,11 +11,12 @@ from torch.export.passes import move_to_device_pass
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint
 from hwsearch.devices.environment import fingerprint
-from hwsearch.devices.reference import REFERENCE_VERSION, ReferenceNet, reference_input
+from hwsearch.devices.reference import REFERENCE_VERSION, FixedModule, FixedNet
 from hwsearch.devices.timed import TimedDevice
 from hwsearch.devices.timing import Call
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.results import Artifact
+from hwsearch.torch_program import read_program
 
 
 class TorchDevice(TimedDevice):
@@ -47,10 +47,10 @@ class TorchDevice(TimedDevice):
         inputs = tuple(torch.randn(self.spec.batch, *shape, generator=generator).to(self.device) for shape in shapes)
         return self._call(module, inputs)
 
-    def open_reference(self) -> Call:
-        """Returns a call of the reference net."""
-        module = ReferenceNet().eval().to(self.device)
-        return self._call(module, (torch.from_numpy(reference_input()).to(self.device),))
+    def open_fixed(self, net: FixedNet) -> Call:
+        """Returns a call of a fixed net."""
+        module = FixedModule(net).eval().to(self.device)
+        return self._call(module, (torch.from_numpy(net.input()).to(self.device),))
 
     def _call(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Call:
         cuda = self.device == "cuda"
@@ -81,7 +81,7 @@ class TorchDevice(TimedDevice):
     def fingerprint(self) -> Fingerprint:
         """Returns the machine, torch's version, threads, batch, and the GPU's name."""
         gpu = torch.cuda.get_device_name() if self.device == "cuda" else None
-        extra = {"device": self.device, "gpu_model": gpu, "reference_version": REFERENCE_VERSION}
+        extra = {"device": self.device, "gpu_model": gpu, "reference_net": f"{self.spec.reference} {REFERENCE_VERSION}"}
         return fingerprint(self.spec, runtime_version=torch.__version__, extra=extra)
 
 
@@ -92,9 +92,9 @@ def load_program(content: bytes, *, what: str = "the program", device: str = "cp
         DeviceError: torch does not take the bytes.
     """
     try:
-        program = torch.export.load(io.BytesIO(content))
+        program = read_program(content)
         if device != "cpu":
             program = move_to_device_pass(program, device)
         return program.module()
-    except Exception as error:  # a broken archive fails in many ways
+    except (ValueError, RuntimeError) as error:
         raise DeviceError(f"torch cannot open {what}: {' '.join(str(error).split())[:300]}") from error

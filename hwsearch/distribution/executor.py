@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsearch.errors import WorkerError
 from hwsearch.results import Artifact, Evaluation, Measurement
 
 Split = Literal["search", "holdout"]
@@ -104,25 +105,27 @@ class WorkerFactory(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """A place where one job at a time can run.
 
     Args:
         name: unique.
-        host: jobs on one host share cores.
+        host: slots on one host share cores; None while it is not known: then it may be any.
         device: of a lane; None for accuracy.
         exclusive: a lane that needs its host's cores for itself.
+        broken: why its worker cannot be made; such a slot gets no more jobs.
     """
 
     name: str
-    host: str
+    host: str | None
     device: str | None = None
     exclusive: bool = True
     job: Job | None = None
     attempt: int = 0
     started: float = 0.0
     worker: Any = None
+    broken: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,10 @@ class WorkerDied(Exception):
     """The process that carried a job is gone."""
 
 
+class WorkerFailed(Exception):
+    """The factory could not make the worker; trying again would not help."""
+
+
 class Executor(ABC):
     """Carries jobs to slots.
 
@@ -176,7 +183,14 @@ class Executor(ABC):
 
     @abstractmethod
     def _collect(self, timeout_s: float) -> list[tuple[Slot, Any]]:
-        """Returns finished slots with their outcome: what the worker returned, an exception, or `WorkerDied`."""
+        """Returns finished slots with their outcome.
+
+        That is what the worker returned or raised, `WorkerDied` or `WorkerFailed`.
+        """
+
+    def _starting(self, slot: Slot) -> bool:
+        """Returns whether the slot's worker is only just coming up, which uses cores."""
+        return False
 
     @abstractmethod
     def _replace(self, slot: Slot) -> None:
@@ -190,10 +204,13 @@ class Executor(ABC):
 
     @property
     def free(self) -> int:
-        """How many evaluations may be submitted now without queueing behind others (one per slot may wait)."""
-        n_slots = sum(s.device is None for s in self.slots)
-        busy = sum(s.device is None and s.job is not None for s in self.slots)
-        return max(0, n_slots - busy - len(self._evaluations))
+        """How many evaluations would start at once if they were submitted now.
+
+        None on a host where a timing runs or is due: what is proposed afterwards can know its result.
+        """
+        timing = [s for s in self._exclusive() if s.job is not None or self._has_enough(s)]
+        open_slots = sum(s.job is None and not any(_together(s, t) for t in timing) for s in self._accuracy())
+        return max(0, open_slots - len(self._evaluations))
 
     @property
     def idle(self) -> bool:
@@ -203,6 +220,11 @@ class Executor(ABC):
             and not any(self._measurements.values())
             and all(slot.job is None for slot in self.slots)
         )
+
+    @property
+    def n_waiting(self) -> int:
+        """How many jobs were submitted and have not been started."""
+        return len(self._evaluations) + sum(len(queue) for queue in self._measurements.values())
 
     def submit(self, job: Job) -> None:
         """Queues a job."""
@@ -215,9 +237,13 @@ class Executor(ABC):
                 self._measurements[job.device].append(_Waiting(MeasureJob(job.device, (index,), (artifact,))))
 
     def wait(self, timeout_s: float = 1.0) -> list[Result]:
-        """Starts what can start and returns what finished, waiting up to `timeout_s` for something."""
+        """Starts what can start and returns what finished, waiting up to `timeout_s` for something.
+
+        Raises:
+            WorkerError: no accuracy worker, or no lane at all, can be made.
+        """
         self._schedule()
-        results: list[Result] = []
+        results: list[Result] = self._refuse()
         for slot, outcome in self._collect(timeout_s):
             results.extend(self._finish(slot, outcome))
         if self.limits.timeout_s is not None:
@@ -235,7 +261,9 @@ class Executor(ABC):
 
     def _schedule(self) -> None:
         for slot in self.slots:
-            if slot.device is not None and slot.job is None and self._lane_due(slot) and self._host_quiet(slot):
+            if slot.device is None or slot.job is not None or slot.broken is not None:
+                continue
+            if self._lane_due(slot) and self._host_quiet(slot):
                 batch = [self._measurements[slot.device].popleft() for _ in range(self._batch_size(slot.device))]
                 job = MeasureJob(
                     slot.device,
@@ -244,9 +272,24 @@ class Executor(ABC):
                     self.references.get(slot.device),
                 )
                 self._run(slot, _Waiting(job, max(w.attempt for w in batch)))
-        for slot in self.slots:
-            if slot.device is None and slot.job is None and self._evaluations and not self._gated(slot.host):
+        for slot in self._accuracy():
+            if slot.job is None and self._evaluations and not self._gated(slot):
                 self._run(slot, self._evaluations.popleft())
+
+    def _refuse(self) -> list[Result]:
+        """Returns what waits for lanes that cannot be made, as errors."""
+        refused: list[Result] = []
+        for slot in self.slots:
+            if slot.device is not None and slot.broken is not None:
+                queue = self._measurements[slot.device]
+                while queue:
+                    job = queue.popleft().job
+                    assert isinstance(job, MeasureJob)
+                    refused.append(Measured(job, tuple(slot.broken for _ in job.indices)))
+        return refused
+
+    def _accuracy(self) -> list[Slot]:
+        return [s for s in self.slots if s.device is None and s.broken is None]
 
     def _run(self, slot: Slot, waiting: _Waiting) -> None:
         slot.job, slot.attempt, slot.started = waiting.job, waiting.attempt, time.monotonic()
@@ -259,35 +302,41 @@ class Executor(ABC):
             return 1
         return min(len(queue), self.limits.lane_batch)
 
-    def _lane_due(self, slot: Slot) -> bool:
-        assert slot.device is not None
-        queue = self._measurements[slot.device]
-        if not queue:
-            return False
-        n_running = sum(s.device is None and s.job is not None for s in self.slots)
-        nothing_to_come = n_running == 0 and not self._evaluations
-        return (
+    def _has_enough(self, lane: Slot) -> bool:
+        """Whether a lane has a whole batch, has waited long enough, or tries something again."""
+        assert lane.device is not None
+        queue = self._measurements[lane.device]
+        return bool(queue) and (
             len(queue) >= self.limits.lane_batch
-            or nothing_to_come
             or time.monotonic() - queue[0].since >= self.limits.lane_wait_s
             or queue[0].attempt > 0
         )
 
-    def _host_quiet(self, lane: Slot) -> bool:
-        others = [s for s in self.slots if s.host == lane.host and s is not lane and s.job is not None]
-        if lane.exclusive:
-            return not others
-        return not any(s.device is not None and s.exclusive for s in others)
+    def _lane_due(self, lane: Slot) -> bool:
+        """Whether a lane should time now: it has enough, or nothing is on its way to it."""
+        assert lane.device is not None
+        nothing_to_come = not self._evaluations and not any(s.device is None and s.job is not None for s in self.slots)
+        return self._has_enough(lane) or (nothing_to_come and bool(self._measurements[lane.device]))
 
-    def _gated(self, host: str) -> bool:
-        """Whether a timing on the host runs or is due."""
-        lanes = [s for s in self.slots if s.host == host and s.device is not None and s.exclusive]
-        return any(s.job is not None or self._lane_due(s) for s in lanes)
+    def _exclusive(self) -> list[Slot]:
+        return [s for s in self.slots if s.device is not None and s.exclusive and s.broken is None]
+
+    def _host_quiet(self, lane: Slot) -> bool:
+        others = [s for s in self.slots if s is not lane and _together(s, lane)]
+        if lane.exclusive:
+            return not any(s.job is not None or self._starting(s) for s in others)
+        return not any(s.job is not None and s.device is not None and s.exclusive for s in others)
+
+    def _gated(self, slot: Slot) -> bool:
+        """Whether a timing on the slot's host runs or is due."""
+        return any(s.job is not None or self._lane_due(s) for s in self._exclusive() if _together(s, slot))
 
     def _finish(self, slot: Slot, outcome: Any, *, replace_worker: bool = True) -> list[Result]:
         job, attempt = slot.job, slot.attempt
         assert job is not None
         slot.job = None
+        if isinstance(outcome, WorkerFailed):
+            return self._worker_failed(slot, job, attempt, str(outcome))
         if isinstance(outcome, WorkerDied):
             if replace_worker:
                 self._replace(slot)
@@ -308,6 +357,25 @@ class Executor(ABC):
         if isinstance(outcome, BaseException):
             return [Measured(job, tuple(one_line(outcome) for _ in job.indices))]
         return [Measured(job, tuple(outcome))]
+
+    def _worker_failed(self, slot: Slot, job: Job, attempt: int, reason: str) -> list[Result]:
+        """Takes a slot out of service. Its evaluation goes to another slot; a lane's queue is refused."""
+        slot.broken = f"the worker could not be made: {reason}"
+        lanes = [s for s in self.slots if s.device is not None]
+        if isinstance(job, EvaluateJob):
+            if not self._accuracy():
+                raise WorkerError(f"at least one accuracy worker must come up, but: {reason}")
+            self._evaluations.appendleft(_Waiting(job, attempt))
+            return []
+        if all(s.broken is not None for s in lanes):
+            broken = "; ".join(f"{s.device}: {(s.broken or '').partition(': ')[2]}" for s in lanes)
+            raise WorkerError(f"at least one device must come up, but {broken}")
+        return [Measured(job, tuple(slot.broken for _ in job.indices))]
+
+
+def _together(one: Slot, other: Slot) -> bool:
+    """Whether two slots share cores, or may."""
+    return one.host is None or other.host is None or one.host == other.host
 
 
 def _split(job: Job) -> list[Job]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,29 +16,39 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from hwsearch.distribution.executor import (
+    AccuracyWorker,
     EvaluateJob,
     Executor,
     Job,
+    LaneWorker,
     Limits,
     MeasureJob,
     Slot,
     WorkerDied,
     WorkerFactory,
+    WorkerFailed,
+    one_line,
 )
 from hwsearch.errors import UserError
 
 OBJECT_STORE_BYTES = 512 * 2**20
+STARTING_S = 60.0
+"""How long a worker counts as coming up; one that waits for room in a full cluster must not stop all timings."""
 
 
 class _AccuracyActor:
     """Carries an accuracy worker; weights come from the object store, shared read-only with all actors of the node."""
 
     def __init__(self, factory: WorkerFactory, weights: dict[str, NDArray[Any]] | None) -> None:
-        self._worker = factory.accuracy(weights)
+        self._worker: AccuracyWorker | WorkerFailed
+        try:
+            self._worker = factory.accuracy(weights)
+        except Exception as error:
+            self._worker = WorkerFailed(one_line(error))
 
     def run(self, job: EvaluateJob) -> Any:
-        """Returns the worker's answer."""
-        return self._worker.evaluate(job)
+        """Returns the worker's answer, or why there is no worker."""
+        return self._worker if isinstance(self._worker, WorkerFailed) else self._worker.evaluate(job)
 
     def host(self) -> str:
         """Returns the id of the node."""
@@ -48,11 +59,15 @@ class _LaneActor:
     """Carries a measuring lane."""
 
     def __init__(self, factory: WorkerFactory, device: str) -> None:
-        self._worker = factory.lane(device)
+        self._worker: LaneWorker | WorkerFailed
+        try:
+            self._worker = factory.lane(device)
+        except Exception as error:
+            self._worker = WorkerFailed(one_line(error))
 
     def run(self, job: MeasureJob) -> Any:
-        """Returns the worker's answer."""
-        return self._worker.measure(job)
+        """Returns the worker's answer, or why there is no worker."""
+        return self._worker if isinstance(self._worker, WorkerFailed) else self._worker.measure(job)
 
     def host(self) -> str:
         """Returns the id of the node."""
@@ -84,11 +99,11 @@ class RayExecutor(Executor):
         limits: Limits | None = None,
         ledger: Path | None = None,
     ) -> None:
-        self._ledger = ledger if address is None else None
-        if self._ledger is not None:
-            end_leftovers(self._ledger)
         self._owns_ray = not ray.is_initialized()
+        self._ledger = ledger if address is None and self._owns_ray else None
         if self._owns_ray:
+            if self._ledger is not None:
+                end_leftovers(self._ledger)
             _init(address)
             if self._ledger is not None:
                 note_processes(self._ledger)
@@ -100,13 +115,13 @@ class RayExecutor(Executor):
             )
         self._factory = ray.put(factory)
         self._weights = None if weights is None else ray.put(weights)
-        # Until an actor has said where it lives, it counts as living on the driver's host: gates stay safe.
-        here = "driver"
-        slots = [Slot(f"accuracy-{i}", here) for i in range(n_workers)]
-        slots += [Slot(name, here, device=name, exclusive=exclusive) for name, exclusive in devices]
+        # Only an actor that is up can say where it lives.
+        slots = [Slot(f"accuracy-{i}", None) for i in range(n_workers)]
+        slots += [Slot(name, None, device=name, exclusive=exclusive) for name, exclusive in devices]
         super().__init__(slots, limits or Limits())
         self._refs: dict[Any, Slot] = {}
-        self._hosts: dict[Any, Slot] = {}
+        self._hosts: dict[Any, Slot] = {}  # workers that have not said yet where they live
+        self._made: dict[str, float] = {}
         for slot in self.slots:
             self._make(slot)
 
@@ -117,7 +132,12 @@ class RayExecutor(Executor):
         else:
             lane = ray.remote(_LaneActor).options(num_cpus=0, max_restarts=0)
             slot.worker = lane.remote(self._factory, slot.device)
+        slot.host = None
         self._hosts[slot.worker.host.remote()] = slot
+        self._made[slot.name] = time.monotonic()
+
+    def _starting(self, slot: Slot) -> bool:
+        return slot in self._hosts.values() and time.monotonic() - self._made[slot.name] < STARTING_S
 
     def _learn_hosts(self) -> None:
         """Notes on which node each actor runs, as they come up."""
@@ -163,14 +183,6 @@ class RayExecutor(Executor):
         ray.kill(slot.worker)
         self._make(slot)
 
-    def worker_pids(self) -> dict[str, int]:
-        """Returns slot name -> process id of its worker, where it runs on this machine and is up."""
-        from ray.util.state import list_actors
-
-        pids = {a.actor_id: a.pid for a in list_actors(filters=[("state", "=", "ALIVE")])}
-        found = {s.name: pids.get(s.worker._actor_id.hex()) for s in self.slots}
-        return {name: pid for name, pid in found.items() if pid is not None}
-
     def close(self) -> None:
         """Ends the actors, and Ray if this executor started it."""
         for slot in self.slots:
@@ -186,29 +198,36 @@ class RayExecutor(Executor):
 def _init(address: str | None) -> None:
     """Starts or joins Ray, quietly."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        ray.init(
+            address="local",  # not a cluster that an environment variable names
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+        return
     try:
-        if address is None:
-            ray.init(
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except OSError as error:  # ConnectionError is one
         raise UserError(
             f"executor.address must be a running Ray cluster, but {address!r} does not answer: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
 
 
+def _knock(address: str) -> None:
+    """Raises OSError if nobody listens at `host:port`; Ray itself would try for minutes."""
+    host, found, port = address.removeprefix("ray://").rpartition(":")
+    if found and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+
+
 def _death(error: RayActorError) -> str:
     """Returns why an actor died, in one line."""
-    text = " ".join(str(error).split())
-    if "creation task" in text or "__init__" in text:
-        return f"the worker could not be made: {text[-300:]}"
-    if "out of memory" in text.lower() or "oom" in text.lower():
+    text = str(error).lower()
+    if "memory usage threshold" in text or "running low on memory" in text:  # every message mentions OOM
         return "the worker was killed because memory ran out"
     return "the worker died"
 
@@ -230,11 +249,7 @@ def end_leftovers(ledger: Path) -> int:
     """Ends the Ray processes noted in `ledger` whose driver is gone (or is this process); returns how many lived."""
     if not ledger.is_file():
         return 0
-    rows = []
-    for line in ledger.read_text().splitlines():
-        parts = line.split()
-        if len(parts) == 2:
-            rows.append((int(parts[0]), float(parts[1])))
+    rows = [row for line in ledger.read_text().splitlines() if (row := _process(line)) is not None]
     if rows and rows[0][0] != os.getpid() and _alive(*rows[0]):
         return 0
     leftovers = [process for pid, created in rows[1:] if (process := _alive(pid, created)) is not None]
@@ -244,6 +259,15 @@ def end_leftovers(ledger: Path) -> int:
         process.kill()
     ledger.unlink()
     return len(leftovers)
+
+
+def _process(line: str) -> tuple[int, float] | None:
+    """Returns (process id, time of its creation) of a line; None for a torn one."""
+    pid, _, created = line.partition(" ")
+    try:
+        return int(pid), float(created)
+    except ValueError:
+        return None
 
 
 def _alive(pid: int, created: float) -> psutil.Process | None:

@@ -9,7 +9,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hwsearch.distribution.executor import EvaluateJob, Executor, Job, Limits, Slot, WorkerFactory
+from hwsearch.distribution.executor import (
+    EvaluateJob,
+    Executor,
+    Job,
+    Limits,
+    Slot,
+    WorkerFactory,
+    WorkerFailed,
+    one_line,
+)
 
 
 class SerialExecutor(Executor):
@@ -37,15 +46,20 @@ class SerialExecutor(Executor):
         self._done: list[tuple[Slot, Any]] = []
 
     def _start(self, slot: Slot, job: Job) -> None:
+        self._done.append((slot, self._carry(slot, job)))
+
+    def _carry(self, slot: Slot, job: Job) -> Any:
         try:
             if slot.worker is None:
                 slot.worker = (
                     self._factory.accuracy(self._weights) if slot.device is None else self._factory.lane(slot.device)
                 )
-            outcome = slot.worker.evaluate(job) if isinstance(job, EvaluateJob) else slot.worker.measure(job)
         except Exception as error:
-            outcome = error
-        self._done.append((slot, outcome))
+            return WorkerFailed(one_line(error))
+        try:
+            return slot.worker.evaluate(job) if isinstance(job, EvaluateJob) else slot.worker.measure(job)
+        except Exception as error:
+            return error
 
     def _collect(self, timeout_s: float) -> list[tuple[Slot, Any]]:
         if not self._done:

@@ -1,4 +1,4 @@
-"""ONNX: traced by torch, opset 17, dynamic batch, BatchNorm folded; run by ONNX Runtime."""
+"""ONNX, opset 17, dynamic batch, BatchNorm folded: written layer by layer, or traced by torch; run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwsearch.errors import DeviceError, UserError
+from hwsearch.export import onnx_int8
 from hwsearch.export.base import Exporter, eval_mode
+from hwsearch.export.layer_trace import Unsupported
+from hwsearch.export.onnx_graph import build_onnx
 from hwsearch.results import Artifact
 
 OPSET = 17
@@ -26,10 +29,12 @@ ENTRY = "model.onnx"
 class OnnxExporter(Exporter):
     """Exports ONNX files: inputs `input` (or `input0`, `input1`, ...), output `output`, the first axis `batch`.
 
-    The same module gives the same bytes. `run` uses one thread.
+    The same module gives the same bytes. `int8` is static QDQ, calibrated on `calibration`; `int8-dynamic` quantises
+    the weights of linear layers. `run` uses one thread.
     """
 
     format = "onnx"
+    precisions = ("fp32", "int8", "int8-dynamic")
 
     def __init__(self) -> None:
         self._opened: tuple[Artifact, ort.InferenceSession] | None = None
@@ -46,10 +51,15 @@ class OnnxExporter(Exporter):
         """Returns the ONNX artifact; see `Exporter.export`."""
         self.check_precision(precision)
         names = input_names(example)
+        content = write(module, example, names)
+        if precision == "int8":
+            content = onnx_int8.static(content, names, calibration)
+        elif precision == "int8-dynamic":
+            content = onnx_int8.dynamic(content)
         return Artifact(
             format=self.format,
             precision=precision,
-            files={ENTRY: trace(module, example, names)},
+            files={ENTRY: content},
             entry=ENTRY,
             costs=dict(costs),
             input_shapes={name: tuple(tensor.shape[1:]) for name, tensor in zip(names, example, strict=True)},
@@ -89,6 +99,19 @@ def cpu_session(content: bytes) -> ort.InferenceSession:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise DeviceError(f"onnxruntime cannot open the model: {' '.join(str(error).split())[:300]}") from error
+
+
+def write(module: nn.Module, example: tuple[Tensor, ...], names: Sequence[str]) -> bytes:
+    """Returns the ONNX file of a module: written directly where every layer is known, else traced by torch.
+
+    Raises:
+        UserError: an operator has no ONNX counterpart; names it.
+    """
+    try:
+        with eval_mode(module):
+            return build_onnx(module, example, names, opset=OPSET)
+    except Unsupported:
+        return trace(module, example, names)
 
 
 def trace(module: nn.Module, example: tuple[Tensor, ...], names: Sequence[str]) -> bytes:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.export.base import Exporter, eval_mode
 from hwsearch.results import Artifact
+from hwsearch.torch_program import read_program
 
 ENTRY = "model.pt2"
 
@@ -63,8 +64,8 @@ class TorchExporter(Exporter):
         """Returns the program's output on the CPU; see `Exporter.run`."""
         if self._opened is None or self._opened[0] is not artifact:
             try:
-                self._opened = (artifact, torch.export.load(io.BytesIO(artifact.content)).module())
-            except Exception as error:  # a broken archive fails in many ways
+                self._opened = (artifact, read_program(artifact.content).module())
+            except ValueError as error:
                 raise DeviceError(f"torch cannot open the program: {' '.join(str(error).split())[:300]}") from error
         try:
             with torch.inference_mode():

@@ -15,7 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hwsearch.errors import UserError
+from search_spaces.block_sparsity import Block
+from search_spaces.kernel_groups import KernelGroups
 from search_spaces.layers import LayerSpec
+from search_spaces.pattern import kept as kept_of
 from search_spaces.sparsity import NOfM, Unstructured, parse_pattern
 
 METADATA_KEY = "hwsearch.sparse"
@@ -45,7 +48,10 @@ def encode(state: Mapping[str, Tensor], patterns: Mapping[str, str] | None = Non
     `<name>.values` (kept values, float32) and
       unstructured: `<name>.bitmap`, one bit per weight in flat order, 1 = kept;
       n:m: `<name>.positions`, per kept value its place among the m inputs, ceil(log2 m) bits each, blocks in the
-      order (output, kernel row, kernel column, block of inputs).
+      order (output, kernel row, kernel column, block of inputs);
+      block: `<name>.bitmap`, one bit per tile in the order of `Block.tiles`, values tile by tile;
+      groups: `<name>.supports`, one bit per group and input (inputs * kernel^2), `<name>.members`, the group of
+      each output in ceil(log2 groups) bits, values output by output.
     Bits are packed most significant first. Pattern and shape stand in the file's metadata under `hwsearch.sparse`.
 
     Args:
@@ -110,7 +116,7 @@ def _words(tensor: Tensor) -> Words:
 def _encode_weight(name: str, weight: Tensor, pattern_name: str) -> dict[str, Tensor] | None:
     """Returns the parts of a sparse weight, or None where it is stored dense."""
     pattern = parse_pattern(pattern_name)
-    if not isinstance(pattern, Unstructured | NOfM) or weight.dtype != torch.float32:
+    if not isinstance(pattern, Unstructured | NOfM | Block | KernelGroups) or weight.dtype != torch.float32:
         return None
     outputs, inputs = weight.shape[0], weight.shape[1]
     kernel = weight.shape[2] if weight.dim() > 2 else 1
@@ -118,6 +124,16 @@ def _encode_weight(name: str, weight: Tensor, pattern_name: str) -> dict[str, Te
         return None
     keep = int(pattern.nonzeros(outputs, inputs, kernel))
     words = _words(weight)
+    if isinstance(pattern, Block | KernelGroups):
+        parts = _encode_tiles(words, pattern) if isinstance(pattern, Block) else _encode_groups(words, pattern)
+        if len(parts["values"]) > keep:
+            raise UserError(
+                f"{name} under pattern {pattern_name} must have at most {keep} values in its support, "
+                f"but got {len(parts['values'])}."
+            )
+        if sum(part.nbytes for part in parts.values()) >= words.nbytes:
+            return None
+        return {key: torch.from_numpy(part.copy()) for key, part in parts.items()}
     if isinstance(pattern, NOfM):
         blocks = _blocks(words, pattern.m)
         kept, part = _kept_in_blocks(blocks, pattern.n), "positions"
@@ -138,6 +154,39 @@ def _encode_weight(name: str, weight: Tensor, pattern_name: str) -> dict[str, Te
     if flat.nbytes + packed.nbytes >= words.nbytes:
         return None  # the dense form is not larger
     return {"values": torch.from_numpy(flat.view(np.float32).copy()), part: torch.from_numpy(packed.copy())}
+
+
+def _encode_tiles(words: Words, pattern: Block) -> dict[str, NDArray[Any]]:
+    tiles = pattern.tiles(torch.from_numpy(words.view(np.int32))).reshape(-1, pattern.rows * pattern.columns).numpy()
+    nonzero = (tiles != 0).any(1)
+    kept = _kept_flat(nonzero.astype(np.uint32), max(int(nonzero.sum()), int(kept_of(len(tiles), pattern.sparsity))))
+    return {"values": tiles[kept].reshape(-1).view(np.float32), "bitmap": np.packbits(kept)}
+
+
+def _encode_groups(words: Words, pattern: KernelGroups) -> dict[str, NDArray[Any]]:
+    rows = words.reshape(len(words), -1)
+    keep = int(kept_of(rows.shape[1], pattern.sparsity))
+    supports: list[NDArray[np.bool_]] = []
+    # An output with zeros of its own inside its group's support must find that group: widest supports come first.
+    order = np.argsort(-(rows != 0).sum(1), kind="stable")
+    group = np.zeros(len(rows), np.intp)
+    for row in order:
+        wanted = rows[row] != 0
+        fitting = [g for g, support in enumerate(supports) if not (wanted & ~support).any()]
+        if fitting:
+            group[row] = fitting[0]
+            continue
+        if len(supports) == pattern.groups or wanted.sum() > keep:
+            return {"values": np.zeros(rows.size + 1, np.float32)}  # no such groups: refused by the caller
+        supports.append(_kept_flat(wanted.astype(np.uint32), keep))
+        group[row] = len(supports) - 1
+    supports += [supports[0]] * (pattern.groups - len(supports))
+    values = rows[np.stack(supports)[group]]
+    return {
+        "values": values.view(np.float32),
+        "supports": np.packbits(np.stack(supports)),
+        "members": _pack(group, (pattern.groups - 1).bit_length()),
+    }
 
 
 def _blocks(words: Words, m: int) -> Words:
@@ -186,6 +235,10 @@ def _decode_weight(name: str, tensors: Mapping[str, Tensor], pattern_name: str, 
         places = _unpack(packed, bits, len(values))
         np.put_along_axis(blocks, places.reshape(-1, pattern.n), values.reshape(-1, pattern.n), axis=1)
         words = np.ascontiguousarray(np.moveaxis(blocks.reshape(order), -1, 1))
+    elif isinstance(pattern, Block):
+        words = _decode_tiles(values, tensors[f"{name}.bitmap"].numpy(), pattern, shape)
+    elif isinstance(pattern, KernelGroups):
+        words = _decode_groups(values, tensors[f"{name}.supports"], tensors[f"{name}.members"], pattern, shape)
     else:
         flat = np.zeros(int(np.prod(shape)), np.uint32)
         bitmap = tensors[f"{name}.bitmap"].numpy()
@@ -195,3 +248,23 @@ def _decode_weight(name: str, tensors: Mapping[str, Tensor], pattern_name: str, 
         flat[kept] = values
         words = flat.reshape(shape)
     return torch.from_numpy(words.view(np.float32))
+
+
+def _decode_tiles(values: Words, bitmap: NDArray[np.uint8], pattern: Block, shape: tuple[int, ...]) -> Words:
+    blank = pattern.tiles(torch.zeros(shape, dtype=torch.int32))
+    tiles = np.zeros((blank.numel() // (pattern.rows * pattern.columns), pattern.rows * pattern.columns), np.uint32)
+    if len(bitmap) != (len(tiles) + 7) // 8:
+        raise ValueError(f"{len(bitmap)} bytes of bitmap for {len(tiles)} tiles")
+    tiles[np.unpackbits(bitmap, count=len(tiles)).astype(bool)] = values.reshape(-1, tiles.shape[1])
+    return np.ascontiguousarray(tiles.reshape(blank.shape).transpose(0, 3, 1, 4, 2)).reshape(shape)
+
+
+def _decode_groups(
+    values: Words, supports: Tensor, members: Tensor, pattern: KernelGroups, shape: tuple[int, ...]
+) -> Words:
+    outputs, inputs = shape[0], int(np.prod(shape[1:]))
+    support = np.unpackbits(supports.numpy(), count=pattern.groups * inputs).reshape(pattern.groups, inputs)
+    group = _unpack(members.numpy(), (pattern.groups - 1).bit_length(), outputs)
+    words = np.zeros((outputs, inputs), np.uint32)
+    words[support[group].astype(bool)] = values
+    return words.reshape(shape)

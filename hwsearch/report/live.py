@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
-from hwsearch.loop import SearchProgress
+from hwsearch.results import SearchProgress
 from hwsearch.training.progress import Progress as TrainingProgress
 
 LINE_EVERY_S = 10.0
@@ -71,8 +71,8 @@ class Live:
         detail = f"front {progress.n_front}  running {progress.n_running}"
         if progress.n_failed:
             detail += f"  failed {progress.n_failed}"
-        if progress.latest is not None and progress.latest.error:
-            detail += f"  last error: {progress.latest.error[:60]}"
+        if progress.latest_error:
+            detail += f"  last error: {progress.latest_error[:60]}"
         self._show(progress.n_done, progress.n_trials, detail, progress.eta_s)
 
     def validation(self, done: int, total: int) -> None:

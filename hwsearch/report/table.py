@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -23,31 +25,43 @@ def front_table(content: Mapping[str, Any]) -> Table:
     names = [o["metric"] + (f"@{o['device']}" if o["device"] else "") for o in objectives]
     members = list(content["members"])
     first = objectives[0]
-    members.sort(key=lambda m: m["validated"].get(names[0], float("nan")), reverse=first["direction"] == "maximize")
-    table = Table(title=f"Validated front: {len(members)} nets (value on the hold-out / measured again ± spread)")
+    sign = 1.0 if first["direction"] == "minimize" else -1.0
+    members.sort(key=lambda m: sign * m["validated"].get(names[0], sign * float("inf")))
+    table = Table(
+        title=f"Validated front: {len(members)} nets (scored on the hold-out, measured again, ± spread)",
+        box=SIMPLE_HEAD,
+    )
     table.add_column("key", no_wrap=True)
     for objective, name in zip(objectives, names, strict=True):
-        table.add_column(f"{name}\n[{objective['unit']}]".replace("[", r"\["), justify="right")
-    table.add_column("sparsity")
-    table.add_column("note")
+        metric, _, device = name.partition("@")
+        unit = f"{objective['unit']} @{device}" if device else objective["unit"]
+        table.add_column(f"{metric}\n{unit}", justify="right", no_wrap=True)
+    table.add_column("sparse\ngroups", no_wrap=True)
+    table.add_column("note", min_width=6)
     for member in members:
         cells = [member["key"]]
         for name in names:
             value, std = member["validated"].get(name), member["validated_stds"].get(name)
-            cells.append(number(value) + (f" ± {number(std)}" if std else ""))
+            cells.append(number(value) + (f"±{std:.2g}" if std else ""))
         patterns = [str(v) for gene, v in member["architecture"].items() if gene.endswith("sparsity")]
         sparse = [p for p in patterns if p != "dense"]
-        cells.append(f"{len(sparse)} of {len(patterns)} groups" if patterns else "-")
-        cells.append(member["error"] or ("fell behind" if member["behind"] else ""))
+        cells.append(f"{len(sparse)}/{len(patterns)}" if patterns else "-")
+        cells.append(escape(member["error"] or ", ".join(_notes(member))))
         table.add_row(*cells)
     return table
 
 
+def _notes(member: Mapping[str, Any]) -> list[str]:
+    """Returns what is special about a net of a front."""
+    passed = [f"passes {name}" for name in member["passed"]]
+    return ["behind"] * member["behind"] + passed + ["remade"] * member["remade"]
+
+
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> Table:
     """Returns a table of plain rows."""
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*[number(row[c]) if isinstance(row[c], float | int) else str(row[c]) for c in columns])
+        table.add_row(*[number(row[c]) if isinstance(row[c], float | int) else escape(str(row[c])) for c in columns])
     return table

@@ -25,6 +25,16 @@ class TrainingConfig(BaseModel):
         n_random: random subnets per step, besides the largest and the smallest.
         temperature: of the soft labels of the in-place distillation.
         reorder_epochs: before these epochs (counted from 0) channels are sorted by importance.
+        schedule: which subnets a step of a super-network trains: `sandwich` (largest, smallest and random ones),
+            `single_path` (one random subnet on the labels), `progressive` (a sandwich over choices that are
+            released in `phases`), `attentive` (a sandwich whose random subnets are the best or worst of a pool).
+        phases: kinds of genes in the order in which `progressive` releases their smaller choices; kinds that are
+            not listed are free from the beginning.
+        attentive: `best` or `worst` of the pool, by predicted rank. pool: drawn subnets per one that is trained.
+        straight_through: gradients reach weights that a sparsity gene masks; else they are zero there.
+        accumulate: parts into which a batch is cut; gradients are averaged, memory is saved.
+        ema: decay per step of an average of the weights that replaces them at the end; None for none.
+        precision: `bf16` runs the forward pass in mixed precision.
         seed: of batches, subnets and augmentation.
     """
 
@@ -43,4 +53,12 @@ class TrainingConfig(BaseModel):
     n_random: int = Field(default=2, ge=0)
     temperature: float = Field(default=1.0, gt=0.0)
     reorder_epochs: tuple[int, ...] = ()
+    schedule: Literal["sandwich", "single_path", "progressive", "attentive"] = "sandwich"
+    phases: tuple[Literal["kernel", "depth", "width", "sparsity", "rank"], ...] = ("kernel", "depth", "width")
+    attentive: Literal["best", "worst"] = "best"
+    pool: int = Field(default=8, ge=2)
+    straight_through: bool = False
+    accumulate: int = Field(default=1, ge=1)
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)

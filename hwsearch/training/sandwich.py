@@ -1,30 +1,44 @@
-"""The sandwich rule with in-place distillation: how one batch teaches a super-network."""
+"""How one batch teaches a super-network: the sandwich rule with in-place distillation, and its schedules."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hwsearch.training.config import TrainingConfig
-from hwsearch.training.sampling import random_subnets, smallest
+from hwsearch.training.distillation import soft_cross_entropy
+from hwsearch.training.precision import autocast
+from hwsearch.training.recipes.base import straight_through
+from hwsearch.training.sampling import (
+    Ranking,
+    attentive_rows,
+    held_back,
+    nonzeros_ranking,
+    random_rows,
+    released,
+    smallest,
+)
+from search_spaces.architecture import Architecture
 from search_spaces.supernet import Supernet
 
 
-def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Returns the mean over the batch of -sum_c p_c log q_c, times temperature squared.
+def subnet_logits(supernet: Supernet, inputs: Tensor, arch: Architecture, *, through_masks: bool = False) -> Tensor:
+    """Returns the subnet's output; with `through_masks`, gradients reach the weights that its genes mask.
 
-    p = softmax(teacher / temperature), q = softmax(student / temperature). Its gradient equals that of the
-    Kullback-Leibler divergence. Source: Hinton et al. 2015, section 2.
-
-    Args:
-        student: logits (batch, classes).
-        teacher: logits (batch, classes); no gradient flows to them.
-        temperature: positive; larger is softer.
+    The inputs are first made what the architecture reads (its resolution).
     """
-    p = torch.softmax(teacher.detach() / temperature, dim=1)
-    log_q = torch.log_softmax(student / temperature, dim=1)
-    return -(p * log_q).sum(dim=1).mean() * temperature**2
+    inputs = supernet.family.prepare(inputs, arch)
+    if not through_masks or supernet.sparsity is None:
+        return supernet(inputs, arch)  # type: ignore[no-any-return]
+    weights = supernet.weights(arch, masks={})
+    for name, mask in supernet.masks(arch).items():
+        weights[name] = straight_through(weights[name], weights[name].detach().masked_fill(~mask, 0.0))
+    skeleton = supernet.build(arch)
+    skeleton.train(supernet.training)
+    logits: Tensor = torch.func.functional_call(skeleton, weights, (inputs,))
+    return logits
 
 
 class SandwichLearner:
@@ -35,13 +49,39 @@ class SandwichLearner:
 
     Args:
         supernet: whose full weights learn.
-        config: for `n_random`, `temperature`, `label_smoothing` and `seed`.
+        config: for `schedule` and its settings, `n_random`, `temperature`, `label_smoothing` and `seed`.
+        n_steps: of the training; phases of `progressive` are shares of it.
+        ranking: predicted quality for `attentive`; by default the number of non-zeros.
     """
 
-    def __init__(self, supernet: Supernet, config: TrainingConfig) -> None:
-        self.supernet, self.config = supernet, config
+    def __init__(
+        self, supernet: Supernet, config: TrainingConfig, *, n_steps: int = 1, ranking: Ranking | None = None
+    ) -> None:
+        self.supernet, self.config, self.n_steps = supernet, config, n_steps
+        self.ranking = ranking or nonzeros_ranking(supernet)
         self._largest = supernet.space.largest()
-        self._smallest = smallest(supernet)
+        self._smallest = supernet.space.row(smallest(supernet))[None]
+
+    def students(self, step: int) -> list[Architecture]:
+        """Returns the subnets that learn from the largest one in a step."""
+        space, config = self.supernet.space, self.config
+        if config.schedule == "attentive":
+            drawn = attentive_rows(
+                space,
+                config.seed,
+                step,
+                config.n_random,
+                pool=config.pool,
+                ranking=self.ranking,
+                prefer=config.attentive,
+            )
+        else:
+            drawn = random_rows(space, config.seed, step, config.n_random)
+        rows = np.concatenate([self._smallest, drawn])
+        if config.schedule == "progressive":
+            rows = held_back(space, rows, config.phases, released(step / self.n_steps, config.phases))
+        # The largest one would learn from itself: its gradient is zero.
+        return [arch for arch in space.architectures(rows) if arch != self._largest]
 
     def learn(self, inputs: Tensor, targets: Tensor, step: int) -> float:
         """Adds the gradients of one batch to the full weights; returns the largest subnet's loss on the labels.
@@ -51,12 +91,36 @@ class SandwichLearner:
             targets: (batch,) classes.
             step: decides, with the seed, which random subnets are drawn.
         """
-        teacher = self.supernet(inputs, self._largest)
+        teacher = self._logits(inputs, self._largest)
         loss = F.cross_entropy(teacher, targets, label_smoothing=self.config.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
-        students = [self._smallest] if self._smallest != self._largest else []
-        students += random_subnets(self.supernet, self.config.seed, step, self.config.n_random)
-        for arch in students:
-            soft = soft_cross_entropy(self.supernet(inputs, arch), teacher, self.config.temperature)
+        for arch in self.students(step):
+            soft = soft_cross_entropy(self._logits(inputs, arch), teacher, self.config.temperature)
             soft.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _logits(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        with autocast(self.config, inputs):
+            logits = subnet_logits(self.supernet, inputs, arch, through_masks=self.config.straight_through)
+        return logits.float()
+
+
+class SinglePathLearner:
+    """One uniformly drawn subnet per step, on the labels. Source: Single Path One-Shot (Guo et al. 2020).
+
+    Args:
+        supernet: whose full weights learn.
+        config: for `label_smoothing` and `seed`.
+    """
+
+    def __init__(self, supernet: Supernet, config: TrainingConfig) -> None:
+        self.supernet, self.config = supernet, config
+
+    def learn(self, inputs: Tensor, targets: Tensor, step: int) -> float:
+        """Adds the gradients of one batch; returns the drawn subnet's loss on the labels."""
+        (arch,) = self.supernet.space.architectures(random_rows(self.supernet.space, self.config.seed, step, 1))
+        with autocast(self.config, inputs):
+            logits = subnet_logits(self.supernet, inputs, arch, through_masks=self.config.straight_through)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.config.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())

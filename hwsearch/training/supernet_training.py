@@ -11,10 +11,11 @@ import torch
 from hwsearch.data.dataset import Dataset
 from hwsearch.training.checkpoint import CheckpointError, load_state, split_tensors
 from hwsearch.training.config import TrainingConfig
-from hwsearch.training.loop import TrainingResult, fit
+from hwsearch.training.loop import Learner, TrainingResult, fit
 from hwsearch.training.optimizer import permute_optimizer
 from hwsearch.training.progress import ProgressCallback
-from hwsearch.training.sandwich import SandwichLearner
+from hwsearch.training.sampling import Ranking
+from hwsearch.training.sandwich import SandwichLearner, SinglePathLearner
 from search_spaces.ordering import reorder_channels
 from search_spaces.supernet import Supernet
 
@@ -51,9 +52,10 @@ def train(
     *,
     checkpoint: Path | None = None,
     progress: ProgressCallback | None = None,
+    ranking: Ranking | None = None,
     device: str = "cpu",
 ) -> TrainingResult:
-    """Trains the super-network in place by the sandwich rule; only the train split is read.
+    """Trains the super-network in place by the schedule of its configuration; only the train split is read.
 
     With a checkpoint file of the same training, goes on after its last epoch; of a finished one, only loads
     its weights. Its BatchNorm statistics mix all subnets: recalibrate whatever is extracted.
@@ -64,6 +66,7 @@ def train(
         config: how.
         checkpoint: written after every epoch.
         progress: called after every step.
+        ranking: predicted quality of rows, for the attentive schedule.
         device: `cpu`, `cuda`; the super-network is moved there and back.
 
     Raises:
@@ -80,11 +83,17 @@ def train(
         if epoch in config.reorder_epochs:
             permute_optimizer(optimizer, supernet.full, groups, reorder_channels(supernet, groups))
 
+    learner: Learner
+    if config.schedule == "single_path":
+        learner = SinglePathLearner(supernet, config)
+    else:
+        n_steps = max(1, len(dataset.train) // config.batch_size * config.epochs)
+        learner = SandwichLearner(supernet, config, n_steps=n_steps, ranking=ranking)
     supernet.to(device).train()
     try:
         return fit(
             supernet.full,
-            SandwichLearner(supernet, config),
+            learner,
             split=dataset.train,
             config=config,
             digest=digest,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from search_spaces import supernet as supernet_module
 from search_spaces.layers import LayerSpec, total_costs
 from search_spaces.sparsity import parse_pattern
 from search_spaces.supernet import Supernet
@@ -37,6 +38,30 @@ def test_costs_equal_counts_on_built_modules(family: str, sparse: bool) -> None:
         if not sparse:
             assert costs.stored_bytes[i] == dense
         assert costs.metrics(i) == net.layer_costs(arch).metrics()
+
+
+@pytest.mark.parametrize(("family", "sparse"), CASES)
+def test_costs_of_populations_are_the_sums_of_the_layers_own_costs(family: str, sparse: bool) -> None:
+    net = Supernet(FAMILIES[family](), sparsity=SPARSITY if sparse else None, meta=True)
+    rows = net.space.sample(500, np.random.default_rng(0))
+    layers = net.layers(rows)
+    weights, parameters = (sum(np.asarray(getattr(x, m)()) for x in layers) for m in ("weights", "parameters"))
+    costs = net.costs(rows)
+    assert np.array_equal(costs.macs, sum(x.macs() for x in layers))
+    assert np.array_equal(costs.parameters, parameters)
+    assert np.array_equal(costs.nonzeros, parameters - weights + sum(x.nonzeros() for x in layers))
+    stored = 4 * (parameters - weights) + sum(x.weight_bytes() + x.buffer_bytes() for x in layers)
+    assert np.array_equal(costs.stored_bytes, stored)
+    peak = np.max([np.broadcast_to(x.activation_bytes(), (500,)) for x in layers], axis=0)
+    assert np.array_equal(costs.activation_bytes, peak)
+
+
+def test_costs_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Supernet(small_mlp(), sparsity=SPARSITY, meta=True)
+    rows = net.space.enumerate()
+    whole = net.costs(rows)
+    monkeypatch.setattr(supernet_module, "COST_CHUNK", 7)
+    assert all(np.array_equal(getattr(net.costs(rows), m), getattr(whole, m)) for m in whole.METRICS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

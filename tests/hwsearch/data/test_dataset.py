@@ -78,7 +78,7 @@ def test_batches_cover_everything_in_order_and_shuffled_ones_once():
     assert torch.cat(x)[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     assert torch.cat(y).tolist() == [0, 1, 0, 1]
     seen = [x[:, 0, 0, 0].tolist() for x, _ in s.shuffled(2, np.random.default_rng(0))]
-    assert sorted(sum(seen, [])) == [0, 1, 2, 3]
+    assert sorted(i for batch in seen for i in batch) == [0, 1, 2, 3]
     again = [x[:, 0, 0, 0].tolist() for x, _ in s.shuffled(2, np.random.default_rng(0))]
     assert seen == again
     assert len(list(s.shuffled(3, np.random.default_rng(0)))) == 1  # the rest is dropped

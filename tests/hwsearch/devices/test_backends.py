@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import onnxruntime as ort
@@ -12,10 +13,10 @@ import torch
 from hwsearch.devices.analytic_device import AnalyticDevice
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.devices.onnxruntime_device import OnnxRuntimeDevice, input_shape
-from hwsearch.devices.reference import ReferenceNet, reference_input, reference_onnx
+from hwsearch.devices.reference import PAIRS, FixedModule, FixedNet
 from hwsearch.devices.simulated_device import SimulatedDevice
 from hwsearch.devices.torch_device import TorchDevice
-from hwsearch.errors import DeviceError, UserError
+from hwsearch.errors import DeviceError, MissingExtraError, UserError
 from hwsearch.export.base import Exporter
 from hwsearch.export.onnx_exporter import OnnxExporter
 from hwsearch.export.torch_exporter import TorchExporter
@@ -59,6 +60,55 @@ class TestTorch(DeviceContract):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(DeviceError, match="must have a GPU that torch can use"):
             TorchDevice(self.spec(options={"device": "cuda"}))
+
+
+class TestOpenVino(DeviceContract):
+    runtime = "openvino"
+
+    def make_device(self, spec: DeviceSpec) -> Device:
+        from hwsearch.devices.openvino_device import OpenVinoDevice
+
+        return OpenVinoDevice(spec)
+
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        pytest.importorskip("openvino")
+        from hwsearch.export.openvino_exporter import OpenVinoExporter
+
+        return OpenVinoExporter()
+
+    @pytest.fixture(autouse=True)
+    def runtime_is_here(self) -> None:
+        pytest.importorskip("openvino")
+
+    def test_reads_onnx_too(self, exporter: Exporter) -> None:
+        measured = self.make_device(self.spec()).measure([self.artifact(OnnxExporter(), largest=True)])
+        assert measured[0]["latency_ms"].value > 0
+
+    def test_bf16_needs_the_cpu(self) -> None:
+        import openvino
+
+        spec = self.spec(precisions=("fp32", "bf16"))
+        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            assert self.make_device(spec)
+        else:
+            with pytest.raises(DeviceError, match="device here admits bf16, but this CPU has no bf16 instructions"):
+                self.make_device(spec)
+
+    def test_unknown_precision_of_the_spec(self) -> None:
+        with pytest.raises(UserError, match="precisions must be of fp32, bf16, int8, but got 'fp64'"):
+            self.make_device(self.spec(precisions=("fp64",)))
+
+
+def test_missing_openvino_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwsearch.devices.openvino_device import OpenVinoDevice
+    from hwsearch.export.openvino_exporter import OpenVinoExporter
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"device x needs openvino, .*pip install 'hwsearch\[openvino\]'"):
+        OpenVinoDevice(DeviceSpec(name="x", runtime="openvino"))
+    with pytest.raises(MissingExtraError, match=r"pip install 'hwsearch\[openvino\]'"):
+        OpenVinoExporter().export(torch.nn.Linear(2, 2), (torch.ones(1, 2),), costs={})
 
 
 class TestAnalytic(DeviceContract):
@@ -124,12 +174,13 @@ class TestSimulated(DeviceContract):
             SimulatedDevice(self.spec(options={"noise": "much"}))
 
 
-def test_reference_net_is_the_same_everywhere() -> None:
-    assert reference_onnx() == reference_onnx()
-    session = ort.InferenceSession(reference_onnx(), providers=["CPUExecutionProvider"])
-    got = session.run(None, {"x": reference_input()})[0]
+@pytest.mark.parametrize("net", [net for pair in PAIRS.values() for net in pair], ids=lambda net: net.name)
+def test_fixed_nets_are_the_same_everywhere(net: FixedNet) -> None:
+    assert net.onnx() == net.onnx()
+    session = ort.InferenceSession(net.onnx(), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"x": net.input()})[0]
     with torch.no_grad():
-        want = ReferenceNet().eval()(torch.from_numpy(reference_input())).numpy()
+        want = FixedModule(net).eval()(torch.from_numpy(net.input())).numpy()
     assert np.abs(want).max() > 0.01
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
 

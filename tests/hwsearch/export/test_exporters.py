@@ -42,6 +42,17 @@ class TestOnnx(ExporterContract):
             exporter.run(artifact, (np.zeros((1, 8, 8), np.float32),) * 2)
 
 
+class TestOpenVino(ExporterContract):
+    deterministic = False
+
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        pytest.importorskip("openvino")
+        from hwsearch.export.openvino_exporter import OpenVinoExporter
+
+        return OpenVinoExporter()
+
+
 class TestTorch(ExporterContract):
     deterministic = False
     refuses_strange = False

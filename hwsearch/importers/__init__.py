@@ -1,0 +1,1 @@
+"""Results of other systems, as populations and metrics."""
