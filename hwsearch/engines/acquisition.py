@@ -41,7 +41,7 @@ class Marginals:
             if not self.std.any():
                 return np.maximum(gap, 0.0)
             score = gap / std
-            return gap * ndtr(score) + std * np.exp(-0.5 * score * score) / np.sqrt(2 * np.pi)
+            return np.asarray(gap * ndtr(score) + std * np.exp(-0.5 * score * score) / np.sqrt(2 * np.pi))
         # The price of a put option (Black & Scholes 1973) with forward exp(mean + std^2 / 2).
         above = np.maximum(at - self.end, 1e-300) / self.span
         score = (np.log(above) - mean) / std
@@ -64,12 +64,19 @@ class Marginals:
         return Marginals(self.mean, std, self.end, self.span)
 
 
-def reference_point(front: FloatArray, margin: float = 0.1) -> FloatArray:
-    """Returns a point (m,) a little worse than the worst of a front (k, m) in every objective."""
-    low, high = front.min(axis=0), front.max(axis=0)
-    span = high - low
-    # Of an objective in which all are equal any span will do: it scales every improvement alike.
-    return np.asarray(high + margin * np.where(span > 0, span, np.maximum(np.abs(high), 1e-9)))
+def reference_point(front: FloatArray, losses: FloatArray, *, margin: float) -> FloatArray:
+    """Returns a point (m,) a little worse than the worst of a front (k, m) in every objective.
+
+    Args:
+        front: at least one point.
+        losses: (n, m) all known points: their span counts in an objective in which the front has none.
+        margin: how far beyond, as a share of the span.
+    """
+    high = front.max(axis=0)
+    span = high - front.min(axis=0)
+    wide = losses.max(axis=0) - losses.min(axis=0)
+    span = np.where(span > 0, span, np.where(wide > 0, wide, np.maximum(np.abs(high), 1e-9)))
+    return np.asarray(high + margin * span)
 
 
 def thin(front: FloatArray) -> FloatArray:

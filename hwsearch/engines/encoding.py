@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,120 @@ from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 
+Columns = Callable[[Population], FloatArray]
+"""Population (n, g) -> columns (n, k) from outside, such as exact costs."""
+
 SMOOTHNESS = 0.2
 """Over which share of the network's depth a choice acts alike."""
+
+
+class Encoding:
+    """One-hot active genes, blocks of features that are linear in them, and blocks of columns from outside.
+
+    Blocks, coarse to fine: how often each choice occurs among genes of one role (counts); the same by position,
+    smoothed over neighbours (places); numeric choices as numbers (numbers); the genes themselves (genes). All of them
+    are matrices applied to the one-hot columns, so that a kernel over any number of blocks costs as much as one over
+    the one-hot columns (see `Posterior`); that is why this is not `predictors.features`.
+
+    Every block is scaled so that two of the reference architectures have a squared distance of 1 on average.
+
+    Args:
+        space: of the populations.
+        reference: (n, g) architectures that the scales are taken from.
+        outside: one function per further block.
+    """
+
+    def __init__(self, space: SearchSpace, reference: Population, *, outside: Sequence[Columns] = ()) -> None:
+        self.space = space
+        self._outside = tuple(outside)
+        self._starts = np.cumsum([0, *(len(gene.choices) for gene in space.genes)])
+        self.n_one_hot = int(self._starts[-1])
+        one_hot = self.one_hot(reference)
+        columns = [block(reference) for block in self._outside]
+        widths = [self.n_one_hot, *(c.shape[1] for c in columns)]
+        self._edges = np.cumsum([0, *widths])
+        self._center = np.concatenate([one_hot, *columns], axis=1).mean(axis=0)
+        self.inside_maps: list[FloatArray] = []
+        for block in (self._counts(), self._places(), self._numbers(), np.eye(self.n_one_hot)):
+            spread = float(2 * (one_hot @ block).var(axis=0).sum())
+            if spread > 1e-12:
+                self.inside_maps.append(self._padded(block / np.sqrt(spread), 0))
+        self.coarse_maps = self.inside_maps[:-1] or self.inside_maps
+        self.outside_maps: list[FloatArray] = []
+        for i, values in enumerate(columns):
+            deviation = values.std(axis=0) * np.sqrt(2 * max(1, values.shape[1]))
+            flat = deviation <= 1e-12 * np.maximum(1.0, np.abs(values).max(axis=0, initial=0.0))
+            scale = np.where(flat, 0.0, 1.0 / np.where(flat, 1.0, deviation))
+            self.outside_maps.append(self._padded(np.diag(scale), 1 + i))
+
+    def _padded(self, block: FloatArray, part: int) -> FloatArray:
+        whole = np.zeros((int(self._edges[-1]), block.shape[1]))
+        whole[self._edges[part] : self._edges[part + 1]] = block
+        return whole
+
+    def one_hot(self, population: Population) -> FloatArray:
+        """Returns one column per gene and choice (n, d): 1 where the gene is active and holds the choice."""
+        n = len(population)
+        out = np.zeros((n, self.n_one_hot))
+        out[np.arange(n)[:, None], self._starts[:-1] + population] = self.space.active(population)
+        return out
+
+    def features(self, population: Population) -> FloatArray:
+        """Returns the centred one-hot and outside columns side by side (n, d); maps (d, k) make blocks of them."""
+        columns = [self.one_hot(population), *(block(population) for block in self._outside)]
+        out = np.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
+        out -= self._center
+        return np.asarray(out)
+
+    def coarse(self, population: Population) -> FloatArray:
+        """Returns the coarse blocks and the outside ones (n, k): what a design should spread over."""
+        blocks = np.concatenate([*self.coarse_maps, *self.outside_maps], axis=1)
+        return np.asarray(self.features(population) @ blocks)
+
+    def _counts(self) -> FloatArray:
+        blocks = [np.zeros((self.n_one_hot, 0))]
+        for positions in roles(self.space):
+            if len(positions) > 1:
+                block = np.zeros((self.n_one_hot, len(self.space.genes[positions[0]].choices)))
+                for position in positions:
+                    block[self._starts[position] : self._starts[position + 1]] += np.eye(block.shape[1])
+                blocks.append(block / np.sqrt(len(positions)))
+        return np.concatenate(blocks, axis=1)
+
+    def _places(self) -> FloatArray:
+        blocks = [np.zeros((self.n_one_hot, 0))]
+        for positions in roles(self.space):
+            n = len(positions)
+            if n < 3:
+                continue
+            # A priori the weight of a choice is a smooth function of depth: the map is the root of its covariance.
+            at = np.arange(n) / (n - 1)
+            root = np.linalg.cholesky(np.exp(-0.5 * ((at[:, None] - at) / SMOOTHNESS) ** 2) + 1e-6 * np.eye(n))
+            k = len(self.space.genes[positions[0]].choices)
+            block = np.zeros((self.n_one_hot, n * k))
+            for i, position in enumerate(positions):
+                for choice in range(k):
+                    block[self._starts[position] + choice, choice::k] = root[i]
+            blocks.append(block)
+        return np.concatenate(blocks, axis=1)
+
+    def _numbers(self) -> FloatArray:
+        columns: list[FloatArray] = []
+        for positions in roles(self.space):
+            choices = self.space.genes[positions[0]].choices
+            if isinstance(choices[0], str | bool) or len(choices) < 3:
+                continue
+            values = np.array(choices, dtype=np.float64)
+            values = (values - values.mean()) / values.std()
+            total = np.zeros(self.n_one_hot)
+            for position in positions:
+                column = np.zeros(self.n_one_hot)
+                column[self._starts[position] : self._starts[position + 1]] = values
+                columns.append(column)
+                total += column
+            if len(positions) > 1:
+                columns.append(total / np.sqrt(len(positions)))
+        return np.stack(columns, axis=1) if columns else np.zeros((self.n_one_hot, 0))
 
 
 def roles(space: SearchSpace) -> list[list[int]]:
@@ -28,130 +139,3 @@ def roles(space: SearchSpace) -> list[list[int]]:
         if len(gene.choices) > 1:
             found[re.sub(r"\d+", "", gene.name), gene.choices].append(position)
     return list(found.values())
-
-
-class Encoding:
-    """One-hot active genes, and blocks of features that are linear in them; then columns from outside.
-
-    Blocks, coarse to fine: how often each choice occurs among genes of one role (*counts*); the same by position,
-    smoothed over neighbours (*places*); numeric choices as numbers (*numbers*); the genes themselves (*genes*).
-    Every block is scaled so that two random architectures have a squared distance of 1 on average.
-
-    Args:
-        space: of the populations.
-        reference: (n, g) architectures that the scales are taken from.
-        extra: population (n, g) -> further columns (n, e), such as exact costs; None for none.
-    """
-
-    def __init__(
-        self, space: SearchSpace, reference: Population, *, extra: Callable[[Population], FloatArray] | None = None
-    ) -> None:
-        self.space = space
-        self.extra = extra
-        self._columns = np.cumsum([0, *(len(gene.choices) for gene in space.genes)])
-        self.n_one_hot = int(self._columns[-1])
-        one_hot = self.one_hot(reference)
-        maps = [self._counts(), self._places(), self._numbers(), np.eye(self.n_one_hot)]
-        self.maps: list[FloatArray] = []
-        for block in maps:
-            spread = 2 * (one_hot @ block).var(axis=0).sum() if block.shape[1] else 0.0
-            if spread > 1e-12:
-                self.maps.append(block / np.sqrt(spread))
-        self._center = one_hot.mean(axis=0)
-        self._extra_center = np.zeros(0)
-        self._extra_scale = np.zeros(0)
-        if extra is not None:
-            columns = extra(reference)
-            self._extra_center = columns.mean(axis=0)
-            scale = np.sqrt(2 * columns.shape[1]) * columns.std(axis=0)
-            self._extra_scale = np.where(scale > 1e-12, scale, 1.0)
-
-    @property
-    def n_blocks(self) -> int:
-        """Number of feature blocks, the outside columns counted as one."""
-        return len(self.maps) + (len(self._extra_center) > 0)
-
-    @property
-    def n_extra(self) -> int:
-        """Number of outside columns."""
-        return len(self._extra_center)
-
-    def one_hot(self, population: Population) -> FloatArray:
-        """Returns one column per gene and choice (n, d): 1 where the gene is active and holds the choice."""
-        n = len(population)
-        out = np.zeros((n, self.n_one_hot))
-        out[np.arange(n)[:, None], self._columns[:-1] + population] = self.space.active(population)
-        return out
-
-    def features(self, population: Population) -> FloatArray:
-        """Returns centred one-hot columns and centred, scaled outside columns side by side (n, d + e)."""
-        out = self.one_hot(population) - self._center
-        if self.extra is None:
-            return out
-        return np.concatenate([out, (self.extra(population) - self._extra_center) / self._extra_scale], axis=1)
-
-    def coarse(self, population: Population) -> FloatArray:
-        """Returns the coarse columns (n, k): counts, places and numbers, and the outside ones."""
-        features = self.features(population)
-        blocks = self.block_maps[:-2] + self.block_maps[-1:] if self.n_extra else self.block_maps[:-1]
-        return features @ np.concatenate(blocks or self.block_maps, axis=1)
-
-    @cached_property
-    def block_maps(self) -> list[FloatArray]:
-        """One matrix per block: features (n, d + e) @ map (d + e, k) are the block's columns (n, k)."""
-        rows = self.n_one_hot + self.n_extra
-        padded = []
-        for block in self.maps:
-            whole = np.zeros((rows, block.shape[1]))
-            whole[: self.n_one_hot] = block
-            padded.append(whole)
-        if self.n_extra:
-            whole = np.zeros((rows, self.n_extra))
-            whole[self.n_one_hot :] = np.eye(self.n_extra)
-            padded.append(whole)
-        return padded
-
-    def _counts(self) -> FloatArray:
-        blocks = []
-        for positions in roles(self.space):
-            if len(positions) > 1:
-                block = np.zeros((self.n_one_hot, len(self.space.genes[positions[0]].choices)))
-                for position in positions:
-                    block[self._columns[position] : self._columns[position + 1]] += np.eye(block.shape[1])
-                blocks.append(block / np.sqrt(len(positions)))
-        return np.concatenate([np.zeros((self.n_one_hot, 0)), *blocks], axis=1)
-
-    def _places(self) -> FloatArray:
-        blocks = []
-        for positions in roles(self.space):
-            n = len(positions)
-            if n < 3:
-                continue
-            # Weights of one choice along the depth are a priori a smooth function: their covariance's root is the map.
-            at = np.arange(n) / (n - 1)
-            root = np.linalg.cholesky(np.exp(-0.5 * ((at[:, None] - at) / SMOOTHNESS) ** 2) + 1e-6 * np.eye(n))
-            k = len(self.space.genes[positions[0]].choices)
-            block = np.zeros((self.n_one_hot, n * k))
-            for i, position in enumerate(positions):
-                for choice in range(k):
-                    block[self._columns[position] + choice, choice::k] = root[i]
-            blocks.append(block)
-        return np.concatenate([np.zeros((self.n_one_hot, 0)), *blocks], axis=1)
-
-    def _numbers(self) -> FloatArray:
-        columns = []
-        for positions in roles(self.space):
-            choices = self.space.genes[positions[0]].choices
-            if isinstance(choices[0], str | bool) or len(choices) < 3:
-                continue
-            values = np.array(choices, dtype=np.float64)
-            values = (values - values.mean()) / values.std()
-            total = np.zeros(self.n_one_hot)
-            for position in positions:
-                column = np.zeros(self.n_one_hot)
-                column[self._columns[position] : self._columns[position + 1]] = values
-                columns.append(column)
-                total += column
-            if len(positions) > 1:
-                columns.append(total / np.sqrt(len(positions)))
-        return np.stack(columns, axis=1) if columns else np.zeros((self.n_one_hot, 0))

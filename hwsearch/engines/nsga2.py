@@ -59,9 +59,20 @@ class NSGA2(SearchEngine):
             n_random = count
         chosen = fresh_samples(self.space, history.genotypes, n_random, rng)
         if n_random < count:
-            parents, order = survivors(done.losses, done.violations, self.population)
+            parents, order = self.select(done.losses, done.violations)
             chosen = self._children(done.genotypes[parents], order, history.genotypes, chosen, count, rng)
         return chosen
+
+    def select(
+        self, losses: NDArray[np.float64], violations: NDArray[np.float64]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Returns rows that may be parents, best first, and their places: equal places are equally good.
+
+        Args:
+            losses: (n, m), no NaN.
+            violations: (n, c).
+        """
+        return survivors(losses, violations, self.population)
 
     def _children(
         self,

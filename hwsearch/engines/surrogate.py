@@ -1,7 +1,8 @@
-"""Surrogates: Gaussian processes over blocks of features, for losses that are dear to evaluate."""
+"""Surrogates: warped Gaussian processes over blocks of features, for losses that are dear to evaluate."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ NUGGET = 1e-6
 """Smallest noise variance, in units of the labels' variance: keeps the kernel matrix positive definite."""
 
 LOG_BOUNDS = (-9.0, 4.0)
-SHIFT_BOUNDS = (np.log(0.02), np.log(20.0))
+JITTER_BOUNDS = (-18.0, -2.0)
+SHIFT_BOUNDS = (float(np.log(0.02)), float(np.log(20.0)))
 
 
 @dataclass(frozen=True)
@@ -39,31 +41,37 @@ class Warp:
         span = span if span > 0 else 1.0
         u = np.log((values - low) / span + shift)
         scale = float(u.std())
-        return cls(low, span, shift, float(u.mean()), scale if scale > 0 else 1.0)
-
-    def forward(self, values: FloatArray) -> FloatArray:
-        """Returns z of values; values below the model's end are taken just inside it."""
-        u = np.log(np.maximum((values - self.low) / self.span + self.shift, 1e-3 * self.shift))
-        return np.asarray((u - self.center) / self.scale)
-
-    def slope(self, values: FloatArray) -> FloatArray:
-        """Returns dz/dy."""
-        inside = np.maximum((values - self.low) / self.span + self.shift, 1e-3 * self.shift)
-        return np.asarray(1.0 / (self.span * self.scale * inside))
+        return cls(low, span, shift, float(u.mean()), scale if scale > 1e-12 else 1.0)
 
     @property
     def end(self) -> float:
-        """The value that z -> -infinity stands for: y = end + exp(scale z + center) * span."""
+        """The value that z -> -infinity stands for: y = end + span exp(scale z + center)."""
         return self.low - self.shift * self.span
+
+    def inside(self, values: FloatArray) -> FloatArray:
+        """Returns (y - end) / span; values below the end are taken just inside it."""
+        return np.maximum((values - self.low) / self.span + self.shift, 1e-3 * self.shift)
+
+    def forward(self, values: FloatArray) -> FloatArray:
+        """Returns z of values y."""
+        return np.asarray((np.log(self.inside(values)) - self.center) / self.scale)
+
+    def inverse(self, z: FloatArray) -> FloatArray:
+        """Returns values y of z."""
+        return np.asarray(self.end + self.span * np.exp(np.minimum(self.scale * z + self.center, 700.0)))
+
+    def slope(self, values: FloatArray) -> FloatArray:
+        """Returns dz/dy."""
+        return np.asarray(1.0 / (self.span * self.scale * self.inside(values)))
 
 
 @dataclass(frozen=True)
 class Hyper:
-    """Logarithms of a kernel's parameters, in units of the warped labels' variance.
+    """Logarithms of a process's parameters, in units of the warped labels' variance.
 
     Args:
-        reach: (b,) weight of every block in the distance of the Matern part.
-        bend: variance of the Matern part.
+        reach: (b,) weight of every block in the distance of the smooth part.
+        bend: variance of the smooth part.
         slope: (b,) variance of the linear part of every block.
         noise: variance of what is peculiar to one label and no standard error accounts for, in z.
         jitter: the same in the loss itself, in units of its squared span: it weighs more where the warp stretches.
@@ -78,98 +86,98 @@ class Hyper:
     shift: float
 
 
-class GaussianProcess:
-    """z ~ GP(0, linear blocks + Matern 5/2 over blocks + constant) + noise, for one loss.
+def fit(
+    maps: Sequence[FloatArray],
+    features: FloatArray,
+    values: FloatArray,
+    *,
+    stds: FloatArray,
+    warped: bool = True,
+    iterations: int = 30,
+) -> Hyper:
+    """Returns the most probable parameters of z ~ GP(0, k) + noise, those of the warp among them.
 
-    k(a, b) = 1 + sum_i s_i <a_i, b_i> + v M52(sum_i r_i |a_i - b_i|^2), blocks i; parameters by maximum a posteriori
-    (Rasmussen & Williams 2006, sections 2.2, 4.2 and 5.4.1), the warp's shift among them (with its Jacobian).
+    k(a, b) = 1 + sum_i s_i <a_i, b_i> + v M(sum_i r_i |a_i - b_i|^2) over blocks i, M the Matern kernel of order 5/2;
+    maximum a posteriori under log-normal priors (Rasmussen & Williams 2006, eq. 4.17 and section 5.4.1), with the
+    Jacobian of the warp, so that shifts can be compared.
 
     Args:
-        maps: one per block: features (n, d) @ map (d, k) are the columns of the block.
+        maps: one per block: features (n, d) @ map (d, k) are its columns.
+        features: (n, d).
+        values: (n,) losses.
+        stds: (n,) standard errors of the values, NaN = unknown (then the noise parameters stand for them).
+        warped: False fixes the largest shift, which is linear.
+        iterations: of L-BFGS, at most.
     """
+    b, n = len(maps), len(values)
+    blocks = [features @ m for m in maps]
+    squares = [_squares(x, x) for x in blocks]
+    grams = [x @ x.T for x in blocks]
+    low, span = float(values.min()), float(np.ptp(values)) or 1.0
+    relative = (values - low) / span
+    known = (np.where(np.isnan(stds), 0.0, stds) / span) ** 2
+    mean = np.concatenate([np.full(b, -1.0), [0.0], np.full(b, -1.0), [-4.5, -11.0, np.log(0.5)]])
+    deviation = np.concatenate([np.full(b, 1.5), [1.0], np.full(b, 1.5), [2.0, 2.0, 1.5]])
+    bounds = [LOG_BOUNDS] * (2 * b + 2) + [JITTER_BOUNDS, SHIFT_BOUNDS]
+    if not warped:
+        mean[-1] = SHIFT_BOUNDS[1]
+        bounds[-1] = (SHIFT_BOUNDS[1], SHIFT_BOUNDS[1])
 
-    def __init__(self, maps: list[FloatArray]) -> None:
-        self.maps = maps
+    def objective(theta: FloatArray) -> tuple[float, FloatArray]:
+        """Returns the negative log posterior density of the labels, up to a constant, and its gradient."""
+        a = np.exp(theta)
+        inside = relative + a[-1]
+        u = np.log(inside)
+        du = a[-1] / inside  # d u / d theta[-1]
+        scale = float(u.std())
+        if scale < 1e-9:  # all labels are equal
+            return 0.0, np.zeros_like(theta)
+        z = (u - u.mean()) / scale
+        dscale = float((z * du).mean())
+        dz = (du - du.mean() - z * dscale) / scale
+        distance = a[0] * squares[0]
+        for i in range(1, b):
+            distance = distance + a[i] * squares[i]
+        r = np.sqrt(5.0 * distance)
+        decay = np.exp(-r)
+        smooth = (1.0 + r + r * r / 3.0) * decay
+        kernel = 1.0 + a[b] * smooth
+        for i in range(b):
+            kernel += a[b + 1 + i] * grams[i]
+        stretch = 1.0 / (scale * inside) ** 2
+        jitter = a[2 * b + 2] * stretch
+        noise = known * stretch + jitter
+        kernel[np.diag_indices(n)] += a[2 * b + 1] + NUGGET + noise
+        root, failed = lapack.dpotrf(kernel, lower=1, clean=1)
+        if failed:
+            return 1e10, np.zeros_like(theta)
+        alpha = cho_solve((root, True), z)
+        inverse, _ = lapack.dpotri(root, lower=1)
+        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        pull = inverse - np.outer(alpha, alpha)
+        on_diagonal = np.diagonal(pull)
+        gradient = np.empty_like(theta)
+        bent = pull * (-(5.0 / 6.0) * a[b] * (1.0 + r) * decay)
+        for i in range(b):
+            gradient[i] = 0.5 * a[i] * np.vdot(bent, squares[i])
+            gradient[b + 1 + i] = 0.5 * a[b + 1 + i] * np.vdot(pull, grams[i])
+        gradient[b] = 0.5 * a[b] * np.vdot(pull, smooth)
+        gradient[2 * b + 1] = 0.5 * a[2 * b + 1] * on_diagonal.sum()
+        gradient[2 * b + 2] = 0.5 * on_diagonal @ jitter
+        # The shift moves the labels, their noise, and the Jacobian: sum(u) + n log(scale) = -sum log dz/dy.
+        dnoise = -2.0 * noise * (dscale / scale + du)
+        gradient[-1] = alpha @ dz + 0.5 * on_diagonal @ dnoise + du.sum() + n * dscale / scale
+        value = 0.5 * z @ alpha + np.log(np.diagonal(root)).sum() + u.sum() + n * np.log(scale)
+        off = (theta - mean) / deviation
+        return float(value + 0.5 * off @ off), gradient + off / deviation
 
-    def fit(self, features: FloatArray, values: FloatArray, *, stds: FloatArray, iterations: int = 30) -> Hyper:
-        """Returns the parameters that the labels make most probable.
-
-        Args:
-            features: (n, d).
-            values: (n,) losses.
-            stds: (n,) standard errors, NaN = unknown (then the noise parameter stands for them).
-            iterations: of L-BFGS.
-        """
-        b, n = len(self.maps), len(values)
-        blocks = [features @ m for m in self.maps]
-        squares = [_squares(x, x) for x in blocks]
-        grams = [x @ x.T for x in blocks]
-        known = np.where(np.isnan(stds), 0.0, stds) ** 2
-        low, span = float(values.min()), float(np.ptp(values)) or 1.0
-        relative = (values - low) / span
-        mean = np.concatenate([np.full(b, -1.0), [0.0], np.full(b, -1.0), [-4.5, -11.0, np.log(0.5)]])
-        deviation = np.concatenate([np.full(b, 1.5), [1.0], np.full(b, 1.5), [2.0, 2.0, 1.5]])
-        bounds = [LOG_BOUNDS] * (2 * b + 2) + [(-18.0, -2.0), SHIFT_BOUNDS]
-
-        def objective(theta: FloatArray) -> tuple[float, FloatArray]:
-            """Negative log posterior density of the labels (up to a constant), and its gradient."""
-            a = np.exp(theta)
-            inside = relative + a[-1]
-            u = np.log(inside)
-            du = a[-1] / inside  # d u / d theta[-1]
-            scale = u.std()
-            if not scale > 1e-9:
-                return 1e10, np.zeros_like(theta)
-            centred = u - u.mean()
-            z = centred / scale
-            dscale = float((centred * du).mean() / scale)
-            dz = (du - du.mean()) / scale - z * dscale / scale
-            distance = a[0] * squares[0]
-            for i in range(1, b):
-                distance = distance + a[i] * squares[i]
-            r = np.sqrt(5.0 * distance)
-            decay = np.exp(-r)
-            matern = (1.0 + r + r * r / 3.0) * decay
-            kernel = 1.0 + a[b] * matern
-            for i in range(b):
-                kernel += a[b + 1 + i] * grams[i]
-            stretch = 1.0 / (scale * inside) ** 2
-            jitter = a[2 * b + 2] * stretch
-            noise = known / span**2 * stretch + jitter
-            kernel[np.diag_indices(n)] += a[2 * b + 1] + NUGGET + noise
-            root, failed = lapack.dpotrf(kernel, lower=1, clean=1)
-            if failed:
-                return 1e10, np.zeros_like(theta)
-            alpha = cho_solve((root, True), z)
-            inverse, _ = lapack.dpotri(root, lower=1)
-            inverse = np.tril(inverse) + np.tril(inverse, -1).T
-            pull = inverse - np.outer(alpha, alpha)
-            gradient = np.empty_like(theta)
-            bent = pull * (-(5.0 / 6.0) * (1.0 + r) * decay * a[b])
-            for i in range(b):
-                gradient[i] = 0.5 * a[i] * np.vdot(bent, squares[i])
-                gradient[b + 1 + i] = 0.5 * a[b + 1 + i] * np.vdot(pull, grams[i])
-            gradient[b] = 0.5 * a[b] * np.vdot(pull, matern)
-            on_diagonal = np.diagonal(pull)
-            gradient[2 * b + 1] = 0.5 * a[2 * b + 1] * on_diagonal.sum()
-            gradient[2 * b + 2] = 0.5 * on_diagonal @ jitter
-            # The shift moves labels, their noise and the Jacobian of the warp: sum log(inside) + n log(scale).
-            dnoise = -2.0 * noise * (dscale / scale + du)
-            gradient[-1] = alpha @ dz + du.sum() + n * dscale / scale + 0.5 * on_diagonal @ dnoise
-            log_det = np.log(np.diagonal(root)).sum()
-            value = 0.5 * z @ alpha + log_det + u.sum() + n * np.log(scale)
-            off = (theta - mean) / deviation
-            return float(value + 0.5 * off @ off), gradient + off / deviation
-
-        theta = minimize(
-            objective, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations}
-        ).x
-        bend, noise, jitter, shift = (float(theta[i]) for i in (b, 2 * b + 1, 2 * b + 2, 2 * b + 3))
-        return Hyper(theta[:b], bend, theta[b + 1 : 2 * b + 1], noise, jitter, shift)
+    theta = minimize(objective, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations}).x
+    bend, noise, jitter, shift = (float(theta[i]) for i in (b, 2 * b + 1, 2 * b + 2, 2 * b + 3))
+    return Hyper(theta[:b], bend, theta[b + 1 : 2 * b + 1], noise, jitter, shift)
 
 
 class Posterior:
-    """What a Gaussian process knows after its labels: mean and deviation of z anywhere.
+    """What a process knows after its labels: mean and variance of z anywhere.
 
     Args:
         maps: of the blocks.
@@ -177,12 +185,12 @@ class Posterior:
         features: (n, d) of the labelled rows.
         values: (n,) their losses.
         stds: (n,) standard errors, NaN = unknown.
-        pending: (p, d) rows whose label will arrive: they lower the deviation around them and leave the mean.
+        pending: (p, d) rows whose label will arrive: they lower the variance around them and leave the mean.
     """
 
     def __init__(
         self,
-        maps: list[FloatArray],
+        maps: Sequence[FloatArray],
         hyper: Hyper,
         features: FloatArray,
         values: FloatArray,
@@ -191,63 +199,71 @@ class Posterior:
         pending: FloatArray | None = None,
     ) -> None:
         self.warp = Warp.of(values, float(np.exp(hyper.shift)))
-        self.noise = float(np.exp(hyper.noise)) + NUGGET
+        self.n = len(features)
+        # All blocks are linear in the features, so one narrow matrix stands for them: distances and products over any
+        # number of blocks cost one matrix product.
         self._reach = _root([np.exp(w / 2) * m for w, m in zip(hyper.reach, maps, strict=True)])
         self._slope = _root([np.exp(w / 2) * m for w, m in zip(hyper.slope, maps, strict=True)])
-        self._bend = float(np.exp(hyper.bend))
-        n = len(features)
-        known = np.concatenate([features, pending]) if pending is not None else features
-        self._near, self._along = known @ self._reach, known @ self._slope
-        kernel = self._kernel(self._near, self._along)
+        self._bend, self._noise = float(np.exp(hyper.bend)), float(np.exp(hyper.noise)) + NUGGET
         self._jitter = float(np.exp(hyper.jitter))
-        noise = np.full(len(known), self.noise)
-        noise[:n] += (np.where(np.isnan(stds), 0.0, stds) * self.warp.slope(values)) ** 2
-        noise[:n] += self._jitter * (self.warp.span * self.warp.slope(values)) ** 2
-        kernel[np.diag_indices(len(known))] += noise
-        self._root = np.linalg.cholesky(kernel)
+        known = features if pending is None else np.concatenate([features, pending])
+        self._near, self._along = known @ self._reach, known @ self._slope
+        self._near_squares = (self._near**2).sum(axis=1)
+        kernel = self._kernel(self._near, self._along)
+        noise = np.full(len(known), self._noise)
+        slope = self.warp.slope(values)
+        noise[: self.n] += (np.where(np.isnan(stds), 0.0, stds) * slope) ** 2
+        noise[: self.n] += self._jitter * (self.warp.span * slope) ** 2
+        self.noise = noise[: self.n]
+        for nugget in (0.0, 1e-6, 1e-4, 1e-2):
+            self._root, failed = lapack.dpotrf(kernel + np.diag(noise + nugget), lower=1, clean=1)
+            if not failed:
+                break
         self.z = self.warp.forward(values)
-        # Rows that are pending come last, so that the leading block of the root belongs to the labelled ones.
-        self.alpha = cho_solve((self._root[:n, :n], True), self.z)
-        self._linear = self._slope @ (self._along[:n].T @ self.alpha)
+        # Pending rows come last, so that the leading part of the root is that of the labelled rows alone.
+        self.alpha = cho_solve((self._root[: self.n, : self.n], True), self.z)
+        self._linear = self._slope @ (self._along[: self.n].T @ self.alpha)
         self._constant = float(self.alpha.sum())
-        self.n = n
 
-    def _kernel(self, near: FloatArray, along: FloatArray) -> FloatArray:
-        """Returns the prior covariance (k, n) of rows given by their mapped features with the known rows."""
-        r = _squares(near, self._near)
+    def _smooth(self, near: FloatArray, n: int) -> FloatArray:
+        """Returns the smooth part of the prior covariance (k, n) of mapped rows with the first n known rows."""
+        r = near @ self._near[:n].T
+        r *= -2.0
+        r += (near**2).sum(axis=1)[:, None]
+        r += self._near_squares[:n]
+        np.maximum(r, 0.0, out=r)
         r *= 5.0
         np.sqrt(r, out=r)
         out = np.exp(-r)
-        out *= self._bend * (1.0 + r + r * r / 3.0)
-        out += along @ self._along.T
-        out += 1.0
+        out *= self._bend
+        r *= 1.0 + r / 3.0
+        r += 1.0
+        out *= r
         return np.asarray(out)
 
-    def mean(self, features: FloatArray) -> FloatArray:
-        """Returns the mean of z (k,) at features (k, d)."""
-        r = _squares(features @ self._reach, self._near[: self.n])
-        r *= 5.0
-        np.sqrt(r, out=r)
-        matern = np.exp(-r)
-        matern *= self._bend * (1.0 + r + r * r / 3.0)
-        return np.asarray(matern @ self.alpha + features @ self._linear + self._constant)
+    def _kernel(self, near: FloatArray, along: FloatArray) -> FloatArray:
+        out = self._smooth(near, len(self._near))
+        out += along @ self._along.T
+        out += 1.0
+        return out
 
-    def predict(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Returns mean and standard deviation of z, without label noise, each (k,), at features (k, d)."""
-        mean, variance, _ = self.project(features)
-        return mean, np.sqrt(variance)
+    def mean(self, features: FloatArray) -> FloatArray:
+        """Returns the mean of z (k,) at features (k, d); much cheaper than with its variance."""
+        smooth = self._smooth(features @ self._reach, self.n)
+        return np.asarray(smooth @ self.alpha + features @ self._linear + self._constant)
 
     def project(self, features: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Returns mean (k,), variance (k,) and the whitened covariance with the known rows (n + p, k).
+        """Returns mean (k,) and variance (k,) of z without label noise, and the whitened covariance (n + p, k).
 
         The posterior covariance of two rows is their prior one less the product of their whitened columns.
         """
         near, along = features @ self._reach, features @ self._slope
         cross = self._kernel(near, along)
-        whitened = solve_triangular(self._root, cross.T, lower=True, check_finite=False)
+        mean = cross[:, : self.n] @ self.alpha
+        whitened = solve_triangular(self._root, cross.T, lower=True, overwrite_b=True, check_finite=False)
         prior = 1.0 + self._bend + (along**2).sum(axis=1)
-        variance = np.maximum(prior - (whitened**2).sum(axis=0), 1e-10)
-        return cross[:, : self.n] @ self.alpha, variance, whitened
+        variance = np.maximum(prior - np.einsum("ij,ij->j", whitened, whitened), 1e-10)
+        return mean, variance, whitened
 
     def prior(self, features: FloatArray, one: FloatArray) -> FloatArray:
         """Returns the prior covariance (k,) of rows (k, d) with one row (d,)."""
@@ -257,26 +273,41 @@ class Posterior:
 
     def peculiar(self, mean: FloatArray) -> FloatArray:
         """Returns the variance of z (k,) that is peculiar to one architecture, where the mean of z is `mean` (k,)."""
-        w = self.warp
-        return np.asarray(self.noise + self._jitter * np.exp(-2.0 * (w.scale * mean + w.center)) / w.scale**2)
+        stretch = np.exp(-2.0 * np.clip(self.warp.scale * mean + self.warp.center, -300.0, 300.0))
+        return np.asarray(self._noise + self._jitter * stretch / self.warp.scale**2)
+
+    def smoothed(self) -> tuple[FloatArray, FloatArray]:
+        """Returns mean (n,) and covariance (n, n) of z without noise at the labelled rows."""
+        root = self._root[: self.n, : self.n]
+        prior = root @ root.T - np.diag(self.noise)
+        half = solve_triangular(root, prior, lower=True, check_finite=False)
+        return self.z - self.noise * self.alpha, prior - half.T @ half
 
     def leave_one_out(self) -> tuple[FloatArray, FloatArray]:
-        """Returns mean and standard deviation of every label z given the others (Rasmussen & Williams, eq. 5.12)."""
+        """Returns mean and deviation of every label z, each (n,), given the others (eq. 5.12)."""
         inverse, _ = lapack.dpotri(self._root[: self.n, : self.n], lower=1)
         diagonal = np.diagonal(inverse)
         return self.z - self.alpha / diagonal, np.sqrt(1.0 / diagonal)
 
+    def trust(self) -> float:
+        """Returns the share of the labels' variance that they explain of one another: 1 perfect, 0 or less useless."""
+        mean, _ = self.leave_one_out()
+        spread = float(((self.z - self.z.mean()) ** 2).sum())
+        return 1.0 - float(((self.z - mean) ** 2).sum()) / spread if spread > 0 else 0.0
 
-def _root(maps: list[FloatArray]) -> FloatArray:
+
+def _root(maps: Sequence[FloatArray]) -> FloatArray:
     """Returns a narrow matrix (d, k) with the same outer product as the maps side by side."""
     whole = np.concatenate(maps, axis=1)
     values, vectors = np.linalg.eigh(whole @ whole.T)
-    keep = values > 1e-9 * max(values[-1], 1e-300)
+    keep = values > 1e-9 * max(float(values[-1]), 1e-300)
     return np.asarray(vectors[:, keep] * np.sqrt(values[keep]))
 
 
 def _squares(a: FloatArray, b: FloatArray) -> FloatArray:
     """Returns squared distances (n, k) of rows (n, d) and (k, d)."""
-    out = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-    out -= 2.0 * a @ b.T
-    return np.maximum(out, 0.0, out=out)
+    out = a @ b.T
+    out *= -2.0
+    out += (a**2).sum(axis=1)[:, None]
+    out += (b**2).sum(axis=1)
+    return np.asarray(np.maximum(out, 0.0, out=out))
