@@ -75,9 +75,9 @@ def test_exhaustive_prefixes_are_even() -> None:
 
 
 def test_exhaustive_refuses_large_spaces() -> None:
-    with pytest.raises(ValueError, match="engine exhaustive needs a space of at most 1,000 architectures, but got"):
+    with pytest.raises(ValueError, match=r"engine exhaustive needs a space of at most 1,000 architectures, but got"):
         Exhaustive(large_space(), n_objectives=2, max_size=1000)
-    with pytest.raises(ValueError, match="engine.max_size must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match=r"engine.max_size must be at least 1, but got 0"):
         Exhaustive(small_space(), n_objectives=2, max_size=0)
 
 
