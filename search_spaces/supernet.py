@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from search_spaces.architecture import Architecture
 from search_spaces.genes import Gene, Value
 from search_spaces.layers import Costs, LayerSpec, total_costs
+from search_spaces.pattern import masked
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
@@ -250,7 +251,7 @@ class Supernet(nn.Module):
             if name not in weights or mask.shape != weights[name].shape:
                 shape = tuple(weights[name].shape) if name in weights else "no such tensor"
                 raise ValueError(f"mask {name!r} must match the sliced weight ({shape}), but got {tuple(mask.shape)}.")
-            weights[name] = torch.where(mask, weights[name], torch.zeros((), dtype=weights[name].dtype))
+            weights[name] = masked(weights[name], mask)
         return weights
 
     def forward(self, inputs: Tensor | tuple[Tensor, ...], arch: Architecture, masks: Masks | None = None) -> Tensor:
