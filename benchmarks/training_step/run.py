@@ -49,7 +49,7 @@ def families(large: bool) -> dict[str, tuple[Family, int]]:
         )
         found["MobileNetV3-size 128x128"] = (
             MobileNet(input_shape=(3, 128, 128), n_classes=1000, stem=16, stem_stride=2, head=960, stages=stages),
-            8,
+            16,
         )
     return found
 
@@ -119,7 +119,7 @@ def masked_against_dense(family: Family, size: int, repeats: int) -> None:
         model = net.extract(net.space.largest()).train()
         set_layout(model, torch.channels_last)
         steps[name], spent[name] = masked_step(model, recipe, x, y)
-    found = interleaved(steps, max(repeats, 20))
+    found = interleaved(steps, max(repeats, 18))  # 20 steps with the warm-up: a whole period of updates
     for name, ms in found.items():
         # Mask updates: time inside the recipe's hooks over a whole period of 20 steps.
         share = sum(spent[name][-20:]) / (20 * ms) if spent[name] else 0.0
