@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -253,7 +254,8 @@ def space(
         for g in answer["genes"]
     ]
     console = Console()
-    title = f"{answer['family']}: {answer['n_genes']} genes, {answer['size']:.4g} architectures"
+    size = f"{Decimal(answer['size']):.4g}"  # may be larger than any float
+    title = f"{answer['family']}: {answer['n_genes']} genes, {size} architectures"
     console.print(rows_table(genes, ["gene", "choices", "active when"], title))
     for which in ("smallest", "largest"):
         costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
