@@ -72,6 +72,8 @@ EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",
     "serial": "hwsearch.distribution.serial:SerialExecutor",
 }
+SHOWN = 4
+"""Tensors that do not fit are named up to so many."""
 GROUPS = {"families": FAMILIES, "data": DATA, "engines": ENGINES, "devices": DEVICES, "exporters": EXPORTERS}
 
 
@@ -407,7 +409,10 @@ def load_weights(supernet: Supernet, path: Path, *, sha256: str | None = None) -
     try:
         load_checkpoint(supernet, read_checkpoint(path, sha256=sha256), path)
     except CheckpointError as error:
-        raise UserError(str(error)) from error
+        head, *details = str(error).splitlines()
+        shown = "; ".join(line.strip() for line in details[:SHOWN])
+        more = f"; and {len(details) - SHOWN} more: see hwsearch weights inspect" if len(details) > SHOWN else ""
+        raise UserError(f"{head} {shown}{more}".rstrip()) from error
 
 
 def load_checkpoint(supernet: Supernet, checkpoint: Checkpoint, path: Path) -> None:

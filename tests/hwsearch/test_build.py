@@ -88,7 +88,7 @@ def test_names_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         ("supernet.params.hidden=[[8, 8]]", "supernet.params: gene 'layer1.nodes' must have distinct choices"),
         (
             "supernet.params.input_shape=[1, 9, 9]",
-            "supernet.params.input_shape must be the data's (1, 8, 8), but got (1, 9, 9).",
+            "supernet.params.input_shape must be the data's (1, 16, 16), but got (1, 9, 9).",
         ),
         ("sparsity.choices=[dense, sparse]", "sparsity.choices: a sparsity pattern must be 'dense', 'unstructured-P'"),
         ("sparsity.choices=[dense, dense]", "sparsity.choices: gene 'layer1.sparsity' must have distinct choices"),
