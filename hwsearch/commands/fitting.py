@@ -13,6 +13,7 @@ from hwsearch.runfolder import RunFolder
 from hwsearch.study import Study
 from predictors.files import Card, PredictorFileError, load, save, training_digest
 from predictors.ridge import Ridge
+from predictors.training_range import NOTE, TrainingRange
 
 MIN_ROWS = 10
 
@@ -37,18 +38,19 @@ def fit_predictors(plan: Plan, study: Study, folder: RunFolder) -> None:
         path, digest = predictor_path(folder, objective), training_digest(population, values)
         if _is_fitted(path, plan, digest):
             continue
-        from predictors.validation import cross_validate  # scipy.stats takes a second to import
+        from predictors.validation import cross_predict, report  # scipy.stats takes a second to import
 
-        report = cross_validate(
-            lambda: Ridge(plan.space), population, values, unit=objective.unit, minimize=objective.sign > 0
-        )
+        held_out = cross_predict(lambda: Ridge(plan.space), population, values)
+        quality = report(held_out, values, unit=objective.unit, minimize=objective.sign > 0)
+        seen = TrainingRange.of(plan.space, population, stds=held_out.std)
         card = Card(
             metric=objective.metric,
             unit=objective.unit,
             device=objective.device,
             training_digest=digest,
             n_rows=len(rows),
-            report=report.to_dict(),
+            report=quality.to_dict(),
+            notes={NOTE: seen.to_dict()},
         )
         folder.predictors.mkdir(parents=True, exist_ok=True)
         save(Ridge(plan.space).fit(population, values), path, card=card)
