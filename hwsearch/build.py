@@ -220,7 +220,8 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     family = attempt(lambda: _family(config, dataset, shaped=shaped)) if good("supernet", "supernet.family") else None
     sparsity = attempt(lambda: _sparsity(config)) if config.sparsity is not None else None
     specs, types = _devices(config, attempt)
-    measured = {name: kind.measures(specs[name]) for name, kind in types.items()}
+    # A spec with problems has its own line already; its objectives are judged by what the runtime can measure at most.
+    measured = {name: kind.measures(specs[name]) if name in specs else kind.metrics for name, kind in types.items()}
     problems += tracked.problems_of_places(config, measured, left_out=parsed.left_out)
     space = None
     if family is not None and (sparsity is not None or config.sparsity is None):
