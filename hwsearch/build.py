@@ -220,7 +220,7 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     family = attempt(lambda: _family(config, dataset, shaped=shaped)) if good("supernet", "supernet.family") else None
     sparsity = attempt(lambda: _sparsity(config)) if config.sparsity is not None else None
     specs, types = _devices(config, attempt)
-    measured = {name: kind.measures(specs[name]) for name, kind in types.items()}
+    measured = {n: kind.measures(specs[n]) if n in specs else kind.metrics for n, kind in types.items()}
     problems += tracked.problems_of_places(config, measured, left_out=parsed.left_out)
     space = None
     if family is not None and (sparsity is not None or config.sparsity is None):
