@@ -309,6 +309,9 @@ def query_(
         _json(answer)
         return
     names = list(dict.fromkeys(name for found in answer["answers"] for name in found["values"]))
+    # The table shows what was asked for; --json has every metric.
+    asked = {text.split(":")[0].split("@")[0] for text in [prefer, *(limit or [])]}
+    names = [name for name in names if name.split("@")[0] in asked]
     rows = [
         {
             "key": found["key"],

@@ -58,8 +58,7 @@ class OnnxRuntimeDevice(TimedDevice):
         self.provider = PROVIDERS[str(provider)]
         if self.provider not in ort.get_available_providers():
             raise DeviceError(
-                f"device {spec.name}: this onnxruntime has no {self.provider}: "
-                "pip install onnxruntime-gpu in its place."
+                f"device {spec.name}: this onnxruntime has no {self.provider}: pip install onnxruntime-gpu instead."
             )
         if self.provider != PROVIDERS["cpu"] and (spec.clock == "cpu" or memory):
             raise UserError(f"device {spec.name}: clock 'cpu' and peak_memory need provider: cpu.")

@@ -63,9 +63,7 @@ class TestOnnxRuntime(DeviceContract):
 
     def test_missing_provider(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-        with pytest.raises(
-            DeviceError, match=r"this onnxruntime has no CUDAExecutionProvider: pip install onnxruntime-gpu"
-        ):
+        with pytest.raises(DeviceError, match="no CUDAExecutionProvider: pip install onnxruntime-gpu"):
             OnnxRuntimeDevice(self.spec(options={"provider": "cuda"}))
         monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
         with pytest.raises(UserError, match="clock 'cpu' and peak_memory need provider: cpu"):
