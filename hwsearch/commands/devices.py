@@ -50,7 +50,8 @@ def profile(
     """
     spec = device_spec(name, None)
     kind = build.named("devices", spec.runtime, f"device {name}: runtime")
-    exporter = build.named("exporters", kind.formats[0], "exporter")() if kind.formats else None
+    formats = kind.opens(spec)
+    exporter = build.named("exporters", formats[0], "exporter")() if formats else None
     in_process = spec.runtime in {"onnxruntime", "openvino"}
     device = kind(profiling_spec(spec, in_process=in_process))
     created = datetime.now(UTC).date().isoformat()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -269,6 +270,33 @@ class TestSimulated(DeviceContract):
             SimulatedDevice(self.spec(options={"gb_per_s": 0}))
         with pytest.raises(UserError, match="option noise must be a number of at least 0, but got 'much'"):
             SimulatedDevice(self.spec(options={"noise": "much"}))
+
+
+def test_simulated_from_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("architecture,latency_ms,note\nabc,1.5,x\ndef,2.5,y\n")
+
+    def artifact(content: bytes) -> Artifact:
+        return Artifact("costs", "fp32", {"costs.json": content}, "costs.json")
+
+    def device(path: Path, noise: float = 0.0) -> SimulatedDevice:
+        return SimulatedDevice(DeviceSpec(name="t", runtime="simulated", options={"table": str(path), "noise": noise}))
+
+    known = [artifact(b'{"architecture": "def"}'), artifact(b'{"architecture": "abc"}')]
+    assert [r["latency_ms"].value for r in device(table).measure(known)] == [2.5, 1.5]
+    assert device(table, 0.1).measure(known)[0]["latency_ms"].value != 2.5
+    with pytest.raises(DeviceError, match="the table must hold architecture xyz, but it does not"):
+        device(table).measure([artifact(b'{"architecture": "xyz"}')])
+    with pytest.raises(DeviceError, match=r"artifact \w{12} must say its architecture"):
+        device(table).measure([artifact(b"no json")])
+    with pytest.raises(UserError, match=r"nowhere\.csv must be a CSV file, but"):
+        device(tmp_path / "nowhere.csv")
+    table.write_text("a,b\n")
+    with pytest.raises(UserError, match=r"must have columns architecture and latency_ms, but got \['a', 'b'\]"):
+        device(table)
+    table.write_text("architecture,latency_ms\nabc,1\ndef,fast\n")
+    with pytest.raises(UserError, match=r"table\.csv, line 3: latency_ms must be positive, but got 'fast'"):
+        device(table)
 
 
 @pytest.mark.parametrize("net", [net for pair in PAIRS.values() for net in pair], ids=lambda net: net.name)
