@@ -40,6 +40,7 @@ FAMILIES = {
     "ofa_mobilenet_v3": "search_spaces.ofa_networks:OfaMobilenetV3",
     "ofa_proxyless": "search_spaces.ofa_networks:OfaProxyless",
     "ofa_resnet50": "search_spaces.ofa_resnet50:OfaResNet50",
+    "hat_transformer": "search_spaces.hat:HatTransformer",
     "bert": "search_spaces.bert:Bert",
     "vit": "search_spaces.vit:ViT",
 }
@@ -71,6 +72,8 @@ EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",
     "serial": "hwsearch.distribution.serial:SerialExecutor",
 }
+SHOWN = 4
+"""Tensors that do not fit are named up to so many."""
 GROUPS = {"families": FAMILIES, "data": DATA, "engines": ENGINES, "devices": DEVICES, "exporters": EXPORTERS}
 
 
@@ -115,6 +118,15 @@ class Plan:
     def needs_network(self) -> bool:
         """Whether an objective or limit needs trained weights."""
         return any(o.metric in QUALITY_METRICS for o in (*self.objectives, *self.limits))
+
+    @property
+    def weights_are(self) -> str | None:
+        """What the networks' weights are, for cards; None where there are none and only costs count."""
+        if self.config.supernet.weights is not None:
+            return f"from {self.config.supernet.weights.name}"
+        if self.needs_network:
+            return "trained in this run"
+        return "initial, never trained" if self.measured else None
 
     def supernet(self, *, meta: bool = False) -> Supernet:
         """Returns the super-network with its initial weights, or without storage."""
@@ -208,7 +220,8 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     family = attempt(lambda: _family(config, dataset, shaped=shaped)) if good("supernet", "supernet.family") else None
     sparsity = attempt(lambda: _sparsity(config)) if config.sparsity is not None else None
     specs, types = _devices(config, attempt)
-    measured = {name: kind.metrics for name, kind in types.items()}
+    # A spec with problems has its own line already; its objectives are judged by what the runtime can measure at most.
+    measured = {name: kind.measures(specs[name]) if name in specs else kind.metrics for name, kind in types.items()}
     problems += tracked.problems_of_places(config, measured, left_out=parsed.left_out)
     space = None
     if family is not None and (sparsity is not None or config.sparsity is None):
@@ -397,7 +410,10 @@ def load_weights(supernet: Supernet, path: Path, *, sha256: str | None = None) -
     try:
         load_checkpoint(supernet, read_checkpoint(path, sha256=sha256), path)
     except CheckpointError as error:
-        raise UserError(str(error)) from error
+        head, *details = str(error).splitlines()
+        shown = "; ".join(line.strip() for line in details[:SHOWN])
+        more = f"; and {len(details) - SHOWN} more: see hwsearch weights inspect" if len(details) > SHOWN else ""
+        raise UserError(f"{head} {shown}{more}".rstrip()) from error
 
 
 def load_checkpoint(supernet: Supernet, checkpoint: Checkpoint, path: Path) -> None:
@@ -444,6 +460,7 @@ class Factory:
             calibration_images=made.config.evaluation.calibration_images,
             calibration_batch=made.config.evaluation.calibration_batch,
             batch=made.config.evaluation.batch,
+            has_weights=weights is not None,
         )
 
     def lane(self, device: str) -> LaneWorker:

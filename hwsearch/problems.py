@@ -70,7 +70,7 @@ def describe(error: ValidationError, raw: Mapping[str, Any], *, where: str, sche
             lines[f"{shown} is missing."] = None
         elif item["type"] == "value_error":
             lines[_of_validator(shown, str(item["ctx"]["error"]))] = None
-        elif item["type"] == "invalid_key":
+        elif _is_key(item):
             lines[f"{shown or 'the configuration'}: keys must be strings, but got {item['input']!r}."] = None
         else:
             wrong.setdefault(shown, []).append(item)
@@ -98,9 +98,14 @@ def key_path(item: ErrorDetails, raw: Any) -> Path:
             path.append(part)
     if item["type"] in MISSING:
         path.append(item["loc"][-1])
-    elif item["type"] == "invalid_key" and path:
+    elif _is_key(item) and path:
         path.pop()
     return path
+
+
+def _is_key(item: ErrorDetails) -> bool:
+    """Whether the error is about a key of a mapping, not about its value."""
+    return item["type"] == "invalid_key" or item["loc"][-1:] == ("[key]",)
 
 
 def keys_at(schema: Any, path: Sequence[str | int]) -> list[str]:
@@ -149,7 +154,7 @@ def _must(item: ErrorDetails) -> str:
         return WORDS[kind]
     if kind in BOUNDS:
         words, key = BOUNDS[kind]
-        return f"{words} {ctx[key]}"
+        return f"{words} {ctx[key]:g}" if isinstance(ctx[key], float) else f"{words} {ctx[key]}"
     if kind == "literal_error":
         return str(ctx["expected"])
     if kind == "too_short":

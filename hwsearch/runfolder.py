@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import socket
 import time
@@ -24,16 +25,34 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a kill at any moment, sees either the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def to_json(value: object) -> str:
+    """Returns JSON, readable by people. NaN and infinity, which JSON does not have, become null."""
+    return json.dumps(_finite(value), indent=2, default=str, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes JSON atomically, readable by people."""
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Writes `to_json` atomically."""
+    write_atomic(path, (to_json(value) + "\n").encode())
 
 
 class RunFolder:
@@ -78,7 +97,7 @@ class RunFolder:
             raise RunFolderError(f"a run folder must hold config.yaml, but {self.path} does not.")
         try:
             stored = yaml.safe_load(self.config.read_text())
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunFolderError(f"{self.config} must be valid YAML, but it is damaged.") from error
         version = stored.get("format_version") if isinstance(stored, dict) else None
         if version != FORMAT_VERSION:
@@ -118,10 +137,10 @@ class RunFolder:
     # -- artifacts -----------------------------------------------------------------------------------
 
     def store(self, artifact: Artifact) -> str:
-        """Stores an artifact under its digest, if it is not there, and returns the digest."""
+        """Stores an artifact under its digest, if it is not (wholly) there, and returns the digest."""
         digest = artifact.sha256
         folder = self.artifacts / digest
-        if not (folder / "artifact.json").is_file():
+        if self.load_artifact(digest) is None:
             for name, content in artifact.files.items():
                 write_atomic(folder / name, content)
             meta = {
@@ -140,44 +159,52 @@ class RunFolder:
         folder = self.artifacts / digest
         try:
             meta = json.loads((folder / "artifact.json").read_text())
-            files = {name: (folder / name).read_bytes() for name in meta["files"]}
-        except (OSError, ValueError):
+            artifact = Artifact(
+                format=meta["format"],
+                precision=meta["precision"],
+                files={name: (folder / name).read_bytes() for name in meta["files"]},
+                entry=meta["entry"],
+                costs=meta["costs"],
+                input_shapes={k: tuple(v) for k, v in meta["input_shapes"].items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        artifact = Artifact(
-            format=meta["format"],
-            precision=meta["precision"],
-            files=files,
-            entry=meta["entry"],
-            costs=meta["costs"],
-            input_shapes={k: tuple(v) for k, v in meta["input_shapes"].items()},
-        )
         return artifact if artifact.sha256 == digest else None
 
 
 class RunLock:
     """One driver per run folder. The operating system frees the lock of a killed driver; its note is then stale.
 
+    A folder that was made for the lock, and in which nothing was written while it was held, is removed again.
+
     Raises (on entering):
-        RunFolderError: another process holds it; names the process.
+        RunFolderError: another process holds it; names the process. Or there can be no such folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path / "lock"
         self._file: Any = None
+        self._made: list[Path] = []
         self.stale_pid: int | None = None
         """The process that left the lock behind without freeing it, if one did."""
 
     def __enter__(self) -> RunLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+")
+        folder = self.path.parent
+        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("a+")
+        except OSError as error:
+            self._remove()
+            raise RunFolderError(f"{folder} must be a folder that can be written to, but: {error.strerror}.") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             holder = _note(file.read())
             file.close()
             raise RunFolderError(
-                f"a run must have one driver, but {self.path.parent} is locked by process {holder.get('pid')} on "
+                f"a run must have one driver, but {folder} is locked by process {holder.get('pid')} on "
                 f"{holder.get('host')} since {holder.get('since')}."
             ) from error
         file.seek(0)
@@ -196,8 +223,19 @@ class RunLock:
     ) -> None:
         self._file.seek(0)
         self._file.truncate()
+        if self._made and [path.name for path in self.path.parent.iterdir()] == [self.path.name]:
+            self.path.unlink()
+        self._remove()
         self._file.close()
         self._file = None
+
+    def _remove(self) -> None:
+        """Removes what was made for the lock, as far as it is empty."""
+        for path in self._made:
+            try:
+                path.rmdir()
+            except OSError:
+                break
 
 
 def _note(text: str) -> dict[str, Any]:

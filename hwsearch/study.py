@@ -32,28 +32,35 @@ def repair_journal(path: Path) -> int:
 
     A process that was killed while it appended leaves a torn line, after which every later append would fail.
     Call only while holding the run's lock.
+
+    Raises:
+        RunFolderError: a record in the middle is damaged; nothing is cut then.
     """
-    lock = path.with_name(path.name + ".lock")
-    if lock.is_symlink() or lock.exists():
-        lock.unlink()
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    for left in path.parent.glob(f"{path.name}.lock*.rename"):
+        left.unlink()
     if not path.exists():
         return 0
     content = path.read_bytes()
-    end = len(content)
-    while end:
-        if content[end - 1 : end] == b"\n":
-            start = content.rfind(b"\n", 0, end - 1) + 1
-            try:
-                json.loads(content[start:end])
-                break
-            except ValueError:
-                end = start
-        else:
-            end = content.rfind(b"\n", 0, end) + 1
+    lines = content.splitlines(keepends=True)
+    n_good = next((i for i, line in enumerate(lines) if not _is_record(line)), len(lines))
+    if any(_is_record(line) for line in lines[n_good:]):
+        raise RunFolderError(f"{path} must hold one record per line, but line {n_good + 1} is damaged.")
+    end = sum(len(line) for line in lines[:n_good])
     if end < len(content):
         with path.open("r+b") as file:
             file.truncate(end)
     return len(content) - end
+
+
+def _is_record(line: bytes) -> bool:
+    """Whether a line of a journal is complete: an object, and its end of line."""
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def open_storage(url: str | None, journal: Path) -> BaseStorage:
@@ -114,6 +121,8 @@ class Study:
         limits: objectives with a limit (also ones that are only limits).
         devices: every device that trials are measured on.
         storage: read once, here.
+        read_only: for looking at a run without its lock: nothing is written, and studies that are not there yet have
+            no trials.
     """
 
     def __init__(
@@ -125,8 +134,9 @@ class Study:
         limits: Sequence[Objective] = (),
         devices: Sequence[str] = (),
         storage: BaseStorage,
+        read_only: bool = False,
     ) -> None:
-        self.name, self.space = name, space
+        self.name, self.space, self.read_only = name, space, read_only
         self.objectives, self.limits = tuple(objectives), tuple(limits)
         self.devices = tuple(devices)
         self.trials: list[Trial] = []  # in proposal order
@@ -137,9 +147,15 @@ class Study:
         self._rows = np.zeros((0, space.n_genes), dtype=np.uint8)
         self._state = np.zeros(0, dtype=np.int8)
         self._position: dict[int, int] = {}
+        self._known: set[bytes] = set()
         self._next_index = 0
         self._distributions = {g.name: CategoricalDistribution(list(g.choices)) for g in space.genes}
-        self._studies = {device: self._open(storage, device) for device in (None, *self.devices)}
+        stored = set(optuna.get_all_study_names(storage)) if read_only else None
+        self._studies = {
+            device: self._open(storage, device)
+            for device in (None, *self.devices)
+            if stored is None or self._study_name(device) in stored
+        }
         self._read()
 
     def _columns(self, device: str | None) -> list[Objective]:
@@ -147,31 +163,39 @@ class Study:
         own = [o for o in self.objectives if o.device in {None, device}]
         return own or [Objective("seconds")]
 
+    def _study_name(self, device: str | None) -> str:
+        return f"{self.name}@{device or 'accuracy'}"
+
     def _open(self, storage: BaseStorage, device: str | None) -> optuna.Study:
         columns = self._columns(device)
-        study = optuna.create_study(
-            study_name=f"{self.name}@{device or 'accuracy'}",
-            storage=storage,
-            directions=[o.direction for o in columns],
-            sampler=optuna.samplers.RandomSampler(seed=0),
-            load_if_exists=True,
-        )
-        directions = [d.name.lower() for d in study.directions]
-        if directions != [o.direction for o in columns]:
+        name, sampler = self._study_name(device), optuna.samplers.RandomSampler(seed=0)
+        if name in optuna.get_all_study_names(storage):  # creating it once more would write to the storage
+            study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+        else:
+            directions = [o.direction for o in columns]
+            study = optuna.create_study(study_name=name, storage=storage, directions=directions, sampler=sampler)
+        stored = [d.name.lower() for d in study.directions]
+        if study.metric_names is not None:
+            stored = [f"{direction} {name}" for direction, name in zip(stored, study.metric_names, strict=True)]
+            current = [f"{o.direction} {o.name}" for o in columns]
+        else:
+            current = [o.direction for o in columns]
+        if stored != current:
             raise RunFolderError(
-                f"study {study.study_name!r} must have objectives {[o.name for o in columns]}, but was stored "
-                f"with {len(directions)} of directions {directions}."
+                f"study {study.study_name!r} must have the objectives {current}, but was stored with {stored}."
             )
-        if study.user_attrs.get("space") is None:
+        space = study.user_attrs.get("space", self.space.fingerprint)
+        if space != self.space.fingerprint:
+            raise RunFolderError(
+                f"study {study.study_name!r} must be of space {self.space.fingerprint}, but was stored with {space}."
+            )
+        if self.read_only:
+            return study
+        if study.metric_names is None or "space" not in study.user_attrs:  # new, or its driver was killed here
             study.set_user_attr("space", self.space.fingerprint)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names([o.name for o in columns])
-        elif study.user_attrs["space"] != self.space.fingerprint:
-            raise RunFolderError(
-                f"study {study.study_name!r} must be of space {self.space.fingerprint}, but was stored with "
-                f"{study.user_attrs['space']}."
-            )
         return study
 
     def _read(self) -> None:
@@ -183,8 +207,12 @@ class Study:
                     found.setdefault(int(frozen.user_attrs["proposal_index"]), []).append((device, frozen))
         for index in sorted(found):
             records = dict(found[index])
-            row = np.frombuffer(bytes.fromhex(found[index][0][1].user_attrs["genotype"]), dtype=np.uint8)
-            self._add(index, row)
+            genotypes = {frozen.user_attrs["genotype"] for _, frozen in found[index]}
+            if len(records) < len(found[index]) or len(genotypes) > 1:
+                raise RunFolderError(
+                    f"run {self.name!r} must have one driver, but its storage holds two records of trial {index}."
+                )
+            self._add(index, np.frombuffer(bytes.fromhex(genotypes.pop()), dtype=np.uint8))
             for device in (None, *self.devices):
                 if device in records:
                     attrs = records[device].user_attrs
@@ -203,14 +231,14 @@ class Study:
     # -- what engines and reports see ----------------------------------------------------------------
 
     def history(self) -> History:
-        """Returns all finished, failed and running trials in proposal order."""
+        """Returns all finished, failed and running trials in proposal order: read-only views of what is known now."""
         n = len(self.trials)
         return History(
-            genotypes=self._rows[:n],
-            losses=self._losses[:n],
-            violations=self._violations[:n],
-            state=self._state[:n],
-            stds=self._stds[:n],
+            genotypes=_read_only(self._rows[:n]),
+            losses=_read_only(self._losses[:n]),
+            violations=_read_only(self._violations[:n]),
+            state=_read_only(self._state[:n]),
+            stds=_read_only(self._stds[:n]),
         )
 
     def front(self) -> list[Trial]:
@@ -241,7 +269,14 @@ class Study:
     # -- writing -------------------------------------------------------------------------------------
 
     def start(self, population: Population, *, attributes: Mapping[str, object] | None = None) -> list[int]:
-        """Notes proposed architectures (k, g) as running, in memory only; returns their proposal indices."""
+        """Notes proposed architectures (k, g) as running, in memory only; returns their proposal indices.
+
+        Raises:
+            ValueError: one of them is known already; none is noted then.
+        """
+        new = {row.tobytes() for row in population}
+        if len(new) < len(population) or not new.isdisjoint(self._known):
+            raise ValueError("an engine must propose architectures that are not in the history, but got one again.")
         indices = []
         for row in population:
             index = self._next_index
@@ -273,6 +308,8 @@ class Study:
         self._record(index, device, evaluation)
 
     def _record(self, index: int, device: str | None, evaluation: Evaluation) -> None:
+        if self.read_only:
+            raise RuntimeError("a study must be opened for writing to record trials, but it was opened read-only.")
         trial = self._by_index[index]
         if device in trial.arrived:
             raise ValueError(f"trial {index} must be recorded once per device, but got {device or 'accuracy'} again.")
@@ -327,6 +364,7 @@ class Study:
         self.trials.append(trial)
         self._by_index[index] = trial
         self._position[index] = n
+        self._known.add(trial.row.tobytes())
         self._rows[n] = row
         self._next_index = max(self._next_index, index + 1)
 
@@ -348,6 +386,11 @@ class Study:
         elif len(trial.arrived) == 1 + len(self.devices):
             trial.state = State.FINISHED
         self._state[n] = trial.state
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    array.flags.writeable = False  # of the view alone
+    return array
 
 
 def _grow(array: NDArray[Any], rows: int, fill: float) -> NDArray[Any]:

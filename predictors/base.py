@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from search_spaces.layers import LayerSpec
 from search_spaces.space import Population, SearchSpace
@@ -87,6 +88,20 @@ class Predictor(ABC):
         Raises:
             RuntimeError: not fitted.
         """
+
+    def interval(self, population: Population, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """Returns lower and upper ends, each (n,), between which a new measurement falls with probability `level`.
+
+        By default those of a normal; predictors that kept held-out errors use them.
+
+        Raises:
+            ValueError: level outside (0, 1).
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, but got {level}.")
+        answer = self.predict(population)
+        half = float(ndtri(0.5 + level / 2)) * answer.std
+        return answer.mean - half, answer.mean + half
 
     @abstractmethod
     def state(self) -> State:

@@ -1,100 +1,146 @@
-"""Features: what a predictor reads of an architecture, vectorised over populations."""
+"""Features: what a predictor reads of an architecture, as blocks of columns, vectorised over populations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from predictors.base import FloatArray
+from predictors.base import FloatArray, LayerFunction
+from predictors.cost_features import cost_blocks
+from predictors.feature_blocks import Block, Reading
+from predictors.gene_features import count_blocks, gene_blocks, one_hot_blocks, ordinal_blocks, product_blocks
 from search_spaces.space import Population, SearchSpace
 
+REFERENCE_ROWS = 512
+"""Architectures that tell how far each block spreads; no labels are needed for that."""
 
-@dataclass(frozen=True)
-class Block:
-    """Features that belong together: a matrix of (n, d) and a name for each of its d columns."""
-
-    name: str
-    columns: tuple[str, ...]
-    matrix: Callable[[Population], FloatArray]
-
-
-def one_hot(space: SearchSpace) -> Block:
-    """Returns one column per gene and choice: 1 where the gene is active and holds the choice, else 0.
-
-    Aliases count as what they stand for; genes with a single choice that are always active carry nothing and have
-    no column.
-    """
-    wanted: list[tuple[int, int]] = []
-    for position, gene in enumerate(space.genes):
-        distinct = gene.representatives()
-        if len(distinct) > 1 or gene.active_when:
-            wanted += [(position, choice) for choice in distinct]
-    genes = np.array([g for g, _ in wanted], dtype=np.intp)
-    choices = np.array([c for _, c in wanted], dtype=np.uint8)
-    names = tuple(f"{space.genes[g].name}={space.genes[g].choices[c]}" for g, c in wanted)
-
-    def matrix(population: Population) -> FloatArray:
-        rows = space.canonical(population)
-        hit = rows[:, genes] == choices
-        return np.asarray(hit & space.active(rows)[:, genes], dtype=np.float64)
-
-    return Block("one_hot", names, matrix)
-
-
-def ordinal(space: SearchSpace) -> Block:
-    """Returns one column per gene: its value scaled to [0, 1] over the choices; of other genes than numbers, its place.
-
-    Inactive genes are 0, and genes that can be inactive have a second column that says whether they are active.
-    """
-    tables: list[FloatArray] = []
-    names = [gene.name for gene in space.genes]
-    for gene in space.genes:
-        numeric = not isinstance(gene.choices[0], str | bool)
-        values = np.array(gene.choices if numeric else range(len(gene.choices)), dtype=np.float64)
-        span = float(np.ptp(values))
-        tables.append((values - values.min()) / span if span > 0 else np.ones(len(values)))
-    hidden = np.array([i for i, gene in enumerate(space.genes) if gene.active_when], dtype=np.intp)
-    names += [f"{space.genes[i].name} active" for i in hidden]
-
-    def matrix(population: Population) -> FloatArray:
-        rows = space.canonical(population)
-        active = space.active(rows)
-        out = np.empty((len(rows), len(names)))
-        for i, table in enumerate(tables):
-            out[:, i] = table[rows[:, i]]
-        out[:, : space.n_genes] *= active
-        out[:, space.n_genes :] = active[:, hidden]
-        return out
-
-    return Block("ordinal", tuple(names), matrix)
-
-
-BLOCKS: dict[str, Callable[[SearchSpace], Block]] = {"one_hot": one_hot, "ordinal": ordinal}
+GENE_SETS: Mapping[str, Callable[[SearchSpace], list[Block]]] = {
+    "one_hot": one_hot_blocks,
+    "ordinal": ordinal_blocks,
+    "genes": gene_blocks,
+    "counts": count_blocks,
+    "products": product_blocks,
+}
+COST_SETS = ("costs", "roofline")
 
 
 class Features:
-    """The features of a space's populations: the columns of some blocks, side by side.
+    """The features of a space's populations: blocks of columns side by side, each spreading by about 1.
+
+    | set | blocks |
+    |---|---|
+    | one_hot | active genes, one column per choice |
+    | ordinal | one column per gene: its value in [0, 1], and whether it is active |
+    | genes | the same, but every gene is a block of its own |
+    | counts | coarse to fine: how often each choice of a kind of gene occurs in net, window, stage; one_hot |
+    | products | of every two ordinal columns |
+    | costs | MACs, values moved, weights, launches, non-zeros by operator kind and kernel: of the net, per stage |
+    | roofline | per operator kind, time bound by arithmetic or by memory at several balances of the two |
+
+    Every block is divided by the root of its summed column variances over `reference_rows`, so that a prior over a
+    block's weights means the same whatever its width; columns of costs are brought to one variance first. Columns
+    stay non-negative.
 
     Args:
         space: of the populations.
-        blocks: names out of `BLOCKS`, in order.
+        sets: names out of the table, in order.
+        layers: population -> layers; needed by costs and roofline.
+        batch: examples per call, for roofline.
     """
 
-    def __init__(self, space: SearchSpace, blocks: Sequence[str] = ("one_hot",)) -> None:
-        unknown = [b for b in blocks if b not in BLOCKS]
-        if unknown or not blocks:
-            raise ValueError(f"feature blocks must be out of {sorted(BLOCKS)}, but got {list(blocks)}.")
-        self.space = space
-        self.names = tuple(blocks)
-        self.blocks = tuple(BLOCKS[b](space) for b in blocks)
+    def __init__(
+        self,
+        space: SearchSpace,
+        sets: Sequence[str] = ("one_hot",),
+        *,
+        layers: LayerFunction | None = None,
+        batch: int = 1,
+    ) -> None:
+        known = (*GENE_SETS, *COST_SETS)
+        unknown = [name for name in sets if name not in known]
+        if unknown or not sets or len(set(sets)) < len(sets):
+            raise ValueError(f"feature sets must be distinct and out of {list(known)}, but got {list(sets)}.")
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, but got {batch}.")
+        needing = [name for name in sets if name in COST_SETS]
+        if needing and layers is None:
+            raise ValueError(f"features {needing[0]!r} must be given the layers of the space's networks, but got none.")
+        self.space, self.sets, self.layers, self.batch = space, tuple(sets), layers, batch
+        reference = Reading(space, reference_rows(space), layers)
+        blocks: list[Block] = []
+        for name in sets:
+            blocks += GENE_SETS[name](space) if name in GENE_SETS else cost_blocks(name, reference, batch=batch)
+        self.blocks: tuple[Block, ...] = ()
+        self.scales: tuple[FloatArray, ...] = ()  # per block, (columns,)
+        sums = []
+        for block in blocks:
+            x = block.matrix(reference)
+            spread = x.std(axis=0)
+            if block.per_column:
+                kept = spread > 1e-9 * np.maximum(np.abs(x).max(axis=0), 1e-300)
+                block, x, spread = block.only(kept), x[:, kept], spread[kept]
+                scale = spread * np.sqrt(len(spread))
+            else:
+                scale = np.full(len(spread), max(float(np.sqrt((spread**2).sum())), 1e-12))
+            if len(scale):
+                self.blocks += (block,)
+                self.scales += (scale,)
+                sums.append((x / scale).mean(axis=0))
+        if not self.blocks:
+            raise ValueError(f"features {list(sets)} must differ between architectures, but all columns are constant.")
+        self.digest = _digest([c for b in self.blocks for c in b.columns], np.concatenate([*self.scales, *sums]))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the d columns."""
         return tuple(column for block in self.blocks for column in block.columns)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of columns of each block."""
+        return tuple(len(block.columns) for block in self.blocks)
+
     def matrix(self, population: Population) -> FloatArray:
         """Returns the features (n, d) of a population (n, g)."""
-        return np.concatenate([block.matrix(population) for block in self.blocks], axis=1)
+        reading = Reading(self.space, population, self.layers)
+        out = np.empty((len(population), sum(self.widths)))
+        start = 0
+        for block, scale in zip(self.blocks, self.scales, strict=True):
+            stop = start + len(scale)
+            np.divide(block.matrix(reading), scale, out=out[:, start:stop])
+            start = stop
+        return out
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what `restore` needs, JSON-able."""
+        return {"sets": list(self.sets), "batch": self.batch, "digest": self.digest}
+
+    @classmethod
+    def restore(cls, space: SearchSpace, settings: Mapping[str, Any], *, layers: LayerFunction | None) -> Features:
+        """Returns the features of `settings()`.
+
+        Raises:
+            ValueError: layers are needed and missing, or give other costs than those it was made with.
+        """
+        features = cls(space, settings["sets"], layers=layers, batch=int(settings["batch"]))
+        if features.digest != settings["digest"]:
+            raise ValueError("the layer costs must be those that the predictor was fitted with, but they differ.")
+        return features
+
+
+def reference_rows(space: SearchSpace) -> Population:
+    """Returns `REFERENCE_ROWS` architectures in which every gene's choices are equally likely, (n, g); always the same.
+
+    Not uniform over architectures: there the deepest nets are nearly all, and what sets others apart has no spread.
+    """
+    draws = np.random.default_rng(0).random((REFERENCE_ROWS, space.n_genes))
+    return space.canonical((draws * space.n_choices).astype(np.uint8))
+
+
+def _digest(columns: Sequence[str], numbers: FloatArray) -> str:
+    """Returns a digest of column names and of numbers to six digits, which survive another CPU's rounding."""
+    text = "\n".join([*columns, *(f"{v:.6g}" for v in numbers)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -16,13 +16,15 @@ from safetensors.numpy import save_file
 
 from predictors.analytic import Analytic
 from predictors.base import FloatArray, Predictor, Sources, State
+from predictors.gaussian_process import GaussianProcess
+from predictors.non_negative import NonNegative
 from predictors.ridge import Ridge
 from search_spaces.genes import Condition, Gene
 from search_spaces.space import Population, SearchSpace
 
 FORMAT = 1
 KEY = "hwsearch_predictor"
-KINDS: dict[str, type[Predictor]] = {kind.kind: kind for kind in (Analytic, Ridge)}
+KINDS: dict[str, type[Predictor]] = {kind.kind: kind for kind in (Analytic, GaussianProcess, NonNegative, Ridge)}
 Scalar = str | int | float | bool | None
 
 

@@ -3,53 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack, solve_triangular
-from scipy.optimize import minimize
-from scipy.special import gammaln
 
 from predictors.base import FloatArray
+from predictors.gp_weights import JITTER, Choice, Rows, Weights, spread_rows, tail_weights
 
-LOG_RANGE = 9.0
-JITTER = 1e-9
-HEAVY_TAILS = (3.0, 6.0)
-"""Degrees of freedom of Student's t that labels may have instead of a normal's."""
+__all__ = ["BlockGP", "Weights"]
 
-
-@dataclass(frozen=True)
-class Weights:
-    """Hyperparameters, all positive, for labels of deviation 1.
-
-    linear: (blocks,) variance of each block's linear part. smooth: variance of the smooth part.
-    bends: (blocks,) inverse squared length-scale of each block in the smooth part. noise: variance of a label.
-    """
-
-    linear: FloatArray
-    smooth: float
-    bends: FloatArray
-    noise: float
-
-    def vector(self) -> FloatArray:
-        """Returns all of them in one vector (2 blocks + 2,)."""
-        return np.concatenate([self.linear, [self.smooth], self.bends, [self.noise]])
-
-    @classmethod
-    def of(cls, vector: FloatArray) -> Weights:
-        """Returns the weights that `vector` gave."""
-        blocks = (len(vector) - 2) // 2
-        return cls(vector[:blocks], float(vector[blocks]), vector[blocks + 1 : -1], float(vector[-1]))
+ROBUST_ROWS = 12
+ROBUST_STEPS = 3
 
 
 class BlockGP:
     """y = c + f(x) + noise with cov f = sum_b a_b <x_b, x'_b> + s M(sum_b w_b |x_b - x'_b|^2).
 
     M is the Matern kernel of order 5/2 (Rasmussen and Williams 2006, eq. 4.17). a, s, w and the noise variance have
-    log-normal priors and maximise the posterior (eq. 5.8 plus the log prior) by L-BFGS, on at most `rows` of the data;
-    the process itself is then conditioned on all rows. Everything is deterministic.
+    log-normal priors and maximise the posterior by L-BFGS, on at most `rows` of the data; the process itself is then
+    conditioned on all rows. Everything is deterministic.
 
     Blocks should come scaled so that the mean squared distance from a block's mean is 1 over the space: the priors
     mean that. Labels are standardised inside.
@@ -58,11 +33,11 @@ class BlockGP:
         widths: number of columns of each block, in order.
         linear: with the linear part.
         smooth: with the smooth part.
-        robust: let the labels' noise have heavy tails where leave-one-out errors show them: rows are weighted by
-            (nu + 1) / (nu + z^2), the expectation step of Student's t as a scale mixture (Lange et al. 1989), with z
-            the standardised leave-one-out error instead of the residual, which a flexible model makes small.
+        robust: let the labels' noise have heavy tails where errors show them: rows get the weights of Student's t,
+            from standardised leave-one-out errors instead of residuals, which a flexible model makes small.
         rows: used to choose the hyperparameters.
         iterations: of the optimiser, at most.
+        freedom: prior deviation of a hyperparameter's logarithm; larger lets more blocks be switched off.
     """
 
     def __init__(
@@ -74,6 +49,7 @@ class BlockGP:
         robust: bool = False,
         rows: int = 256,
         iterations: int = 50,
+        freedom: float = 1.5,
     ) -> None:
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must list at least one positive block width, but got {list(widths)}.")
@@ -81,9 +57,10 @@ class BlockGP:
             raise ValueError("a Gaussian process must have a linear or a smooth part, but both are off.")
         self.widths = tuple(int(w) for w in widths)
         self.linear, self.smooth, self.robust = linear, smooth, robust
-        self.rows, self.iterations = rows, iterations
+        self.rows, self.iterations, self.freedom = rows, iterations, freedom
         self.edges = np.concatenate([[0], np.cumsum(self.widths)])
         self._post: _Posterior | None = None
+        self._seen: Rows | None = None
 
     # -- fitting -------------------------------------------------------------------------------------
 
@@ -115,92 +92,48 @@ class BlockGP:
         n = len(y)
         level, spread = float(y.mean()), float(y.std())
         spread = spread if spread > 1e-12 * max(1.0, abs(level)) else max(1e-12, abs(level) * 1e-12)
-        data = _Data(
+        data = Rows(
             x=x - x.mean(axis=0),
             y=(y - level) / spread,
             scale=np.ones(n) if noise_scale is None else np.asarray(noise_scale, dtype=np.float64),
             known=np.zeros(n) if noise_std is None else np.nan_to_num(np.asarray(noise_std)) ** 2 / spread**2,
         )
         centre = x.mean(axis=0)
-        some = _spread_rows(n, self.rows)
-        chosen = self._choose(data.only(some)) if weights is None else weights
+        some = spread_rows(n, self.rows)
+        chosen = self._choice(data.only(some)).best(iterations=self.iterations) if weights is None else weights
         post = self._condition(data, chosen, centre, level, spread)
-        if self.robust and n >= 12:
-            for _ in range(3):
-                tail = _tail_weights(post.loo_z)
+        heavy = data
+        if self.robust and n >= ROBUST_ROWS:
+            for _ in range(ROBUST_STEPS):
+                tail = tail_weights(post.loo_error / np.sqrt(post.loo_variance))
                 if tail is None:
                     break
-                heavy = _Data(data.x, data.y, data.scale / tail, data.known)
+                heavy = replace(data, scale=data.scale / tail)
                 if weights is None:
-                    chosen = self._choose(heavy.only(some), start=chosen)
+                    chosen = self._choice(heavy.only(some)).best(chosen, iterations=self.iterations // 3)
                 post = self._condition(heavy, chosen, centre, level, spread)
-        self._post = post
+        self._post, self._seen = post, heavy.only(some)
         return self
 
-    def _choose(self, data: _Data, start: Weights | None = None) -> Weights:
-        """Returns the hyperparameters with the largest posterior density on some rows."""
-        blocks = len(self.widths)
-        prior = Weights(np.full(blocks, 1.0 / blocks), 0.3, np.full(blocks, 0.5 / blocks), 0.02)
-        centre = np.log(prior.vector())
-        deviation = np.full(2 * blocks + 2, 1.5)
-        free = np.ones(2 * blocks + 2, dtype=bool)
-        free[:blocks] = self.linear
-        free[blocks : 2 * blocks + 1] = self.smooth
-        grams = np.stack([p @ p.T for p in self._split(data.x)])  # (blocks, n, n)
-        norms = np.einsum("bii->bi", grams)
-        gaps = np.maximum(norms[:, :, None] + norms[:, None, :] - 2 * grams, 0) if self.smooth else grams
-        n = len(data.y)
-        diagonal = np.diag_indices(n)
+    def draws(self, count: int, *, seed: int = 0) -> list[BlockGP]:
+        """Returns processes with hyperparameters drawn from their posterior, given the same rows; see `Choice.draws`.
 
-        def loss(free_log: FloatArray) -> tuple[float, FloatArray]:
-            logs = centre.copy()
-            logs[free] = free_log
-            w = Weights.of(np.exp(logs))
-            cov = np.ones((n, n))
-            if self.linear:
-                cov += np.tensordot(w.linear, grams, 1)
-            if self.smooth:
-                r = np.sqrt(5 * np.tensordot(w.bends, gaps, 1) + 1e-12)
-                decay = np.exp(-r)
-                bump = (1 + r + r * r / 3) * decay
-                cov += w.smooth * bump
-            cov[diagonal] += w.noise * data.scale + data.known + JITTER
-            lower, info = lapack.dpotrf(cov, lower=1)
-            if info:
-                return 1e12, np.zeros(int(free.sum()))
-            alpha = lapack.dpotrs(lower, data.y, lower=1)[0]
-            value = 0.5 * data.y @ alpha + np.log(np.diag(lower)).sum()
-            inverse = lapack.dpotri(lower, lower=1)[0]
-            inverse = np.tril(inverse) + np.tril(inverse, -1).T
-            pull = inverse - np.outer(alpha, alpha)  # d value / d cov = pull / 2
-            slope = np.zeros(len(logs))
-            if self.linear:
-                slope[:blocks] = 0.5 * w.linear * np.tensordot(grams, pull, 2)
-            if self.smooth:
-                slope[blocks] = 0.5 * w.smooth * float((pull * bump).sum())
-                falling = pull * (-(5 / 6) * (1 + r) * decay)  # d bump / d (squared distance)
-                slope[blocks + 1 : -1] = 0.5 * w.smooth * w.bends * np.tensordot(gaps, falling, 2)
-            slope[-1] = 0.5 * w.noise * float((np.diag(pull) * data.scale).sum())
-            off = (logs - centre) / deviation
-            return value + 0.5 * float((off[free] ** 2).sum()), (slope + off / deviation)[free]
+        Together they say what the best one alone does not know when rows are few. Only right after `fit`.
+        """
+        post = self._posterior
+        if self._seen is None or len(self._seen.y) < len(post.alpha):
+            raise RuntimeError("draws must be taken right after a fit to at most `rows` rows.")
+        out = []
+        for weights in self._choice(self._seen).draws(count, post.weights, seed=seed):
+            other = BlockGP(self.widths, linear=self.linear, smooth=self.smooth, robust=self.robust)
+            other._post = self._condition(self._seen, weights, post.centre, post.level, post.spread)
+            out.append(other)
+        return out
 
-        first = centre if start is None else np.log(start.vector())
-        result = minimize(
-            loss,
-            first[free],
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(c - LOG_RANGE, c + LOG_RANGE) for c in centre[free]],
-            options={"maxiter": self.iterations, "ftol": 1e-6},
-        )
-        logs = centre.copy()
-        logs[free] = result.x
-        out = np.exp(logs)
-        out[:blocks] *= self.linear
-        out[blocks] *= self.smooth
-        return Weights.of(out)
+    def _choice(self, rows: Rows) -> Choice:
+        return Choice(rows, self.edges, linear=self.linear, smooth=self.smooth, freedom=self.freedom)
 
-    def _condition(self, data: _Data, w: Weights, centre: FloatArray, level: float, spread: float) -> _Posterior:
+    def _condition(self, data: Rows, w: Weights, centre: FloatArray, level: float, spread: float) -> _Posterior:
         """Returns the process given all rows."""
         cov = self._cov(data.x, data.x, w)
         noise = w.noise * data.scale + data.known
@@ -364,6 +297,7 @@ class BlockGP:
             "robust": self.robust,
             "rows": self.rows,
             "iterations": self.iterations,
+            "freedom": self.freedom,
         }
 
     @classmethod
@@ -376,6 +310,7 @@ class BlockGP:
             robust=settings["robust"],
             rows=settings["rows"],
             iterations=settings["iterations"],
+            freedom=settings["freedom"],
         )
         level, spread, evidence = (float(v) for v in arrays["scalars"])
         model._post = _Posterior(
@@ -394,19 +329,6 @@ class BlockGP:
 
 
 @dataclass(frozen=True)
-class _Data:
-    """Centred features (n, d), standardised labels (n,), factors (n,) of the noise variance, known variances (n,)."""
-
-    x: FloatArray
-    y: FloatArray
-    scale: FloatArray
-    known: FloatArray
-
-    def only(self, rows: NDArray[np.intp]) -> _Data:
-        return _Data(self.x[rows], self.y[rows], self.scale[rows], self.known[rows])
-
-
-@dataclass(frozen=True)
 class _Posterior:
     weights: Weights
     x: FloatArray  # (n, d) centred
@@ -418,34 +340,3 @@ class _Posterior:
     loo_error: FloatArray  # (n,)
     loo_variance: FloatArray  # (n,)
     evidence: float
-
-    @property
-    def loo_z(self) -> FloatArray:
-        return self.loo_error / np.sqrt(self.loo_variance)
-
-
-def _spread_rows(n: int, limit: int) -> NDArray[np.intp]:
-    """Returns at most `limit` rows of n, evenly spread, so that searches ordered in time are covered."""
-    return np.arange(n) if n <= limit else np.linspace(0, n - 1, limit).round().astype(np.intp)
-
-
-def _tail_weights(z: FloatArray) -> FloatArray | None:
-    """Returns a weight for each row (n,) if Student's t explains standardised errors better than a normal, else None.
-
-    Scales are fitted to the errors by their median square, which outliers do not move; a t must win by more than the
-    one parameter it adds (Akaike).
-    """
-    spread = float(np.sqrt((z**2).mean()))
-    best = float(-0.5 * len(z) * (1 + np.log(2 * np.pi * spread**2 + 1e-300)))
-    found: FloatArray | None = None
-    for nu in HEAVY_TAILS:
-        scale2 = float((z**2).mean()) * 0.5
-        for _ in range(20):  # maximum likelihood of the scale, by the same expectation steps
-            weight = (nu + 1) / (nu + z**2 / max(scale2, 1e-300))
-            scale2 = float((weight * z**2).mean())
-        q = z**2 / max(scale2, 1e-300)
-        constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * np.log(nu * np.pi * max(scale2, 1e-300))
-        likelihood = float(len(z) * constant - (nu + 1) / 2 * np.log1p(q / nu).sum()) - 1.0
-        if likelihood > best:
-            best, found = likelihood, (nu + 1) / (nu + q)
-    return found

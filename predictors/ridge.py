@@ -2,92 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from predictors.base import FloatArray, Prediction, Predictor, Sources, State, check_fit_data, check_stds, not_fitted
-from predictors.features import Features
-from search_spaces.space import Population, SearchSpace
+from predictors.base import FloatArray, LayerFunction
+from predictors.model import FeatureModel, Target
+from predictors.regression import HeldOut, Regressor, Sample, precision_weights
+from search_spaces.space import SearchSpace
 
 ALPHAS = tuple(float(a) for a in np.logspace(-4, 4, 33))
-CHUNK = 16_384
-"""Rows of a population whose features are in memory at once."""
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """x_mean (d,), y_mean, weights (d,), root (d, k) with cov = root @ root.T + rest * (I - P), and noise variance."""
+class _RidgeFit:
+    """What is known of y = y_mean + (x - x_mean) w: see `RidgeRegressor`."""
 
-    x_mean: FloatArray
+    x_mean: FloatArray  # (d,)
     y_mean: float
-    weights: FloatArray
-    directions: FloatArray  # (d, k) orthonormal: the directions that the data has seen
-    shrink: FloatArray  # (k,) posterior over prior standard deviation, less one, in these directions
-    prior: float  # prior variance of a weight, in units of the noise variance
+    weights: FloatArray  # (d,)
+    directions: FloatArray  # (d, k) orthonormal: where the data says something
+    shrink: FloatArray  # (k,) posterior less prior variance of a weight there, in units of the noise
+    prior: float  # prior variance of a weight, in units of the noise
     noise: float
     weight_sum: float
+    held_mean: FloatArray  # (n,)
+    held_std: FloatArray  # (n,)
 
 
-class Ridge(Predictor):
+class RidgeRegressor(Regressor):
     """y = b + x w + noise, w ~ N(0, noise / alpha), b free.
 
     alpha is the one with the smallest sum of squared leave-one-out errors, which are exact and need one SVD:
     e_i / (1 - h_i) (Allen 1974, PRESS). The noise variance is the mean of squared standardised leave-one-out errors,
     so that the deviations are right on average; the deviation of a prediction is the exact posterior's plus noise
-    (Bishop 2006, eq. 3.59).
+    (Bishop 2006, eq. 3.59, with a free intercept).
 
     Args:
-        space: of the populations.
-        blocks: feature blocks.
-        alphas: strengths to choose from, relative to the mean square of the centred features.
+        alphas: strengths to choose from, relative to the mean square of the singular values.
     """
 
     kind = "ridge"
 
-    def __init__(
-        self, space: SearchSpace, *, blocks: Sequence[str] = ("one_hot",), alphas: Sequence[float] = ALPHAS
-    ) -> None:
-        super().__init__(space)
+    def __init__(self, *, alphas: Sequence[float] = ALPHAS) -> None:
         if not alphas or min(alphas) <= 0:
             raise ValueError(f"alphas must be positive, but got {list(alphas)}.")
-        self.features = Features(space, blocks)
-        self.alphas = tuple(alphas)
+        self.alphas = tuple(float(a) for a in alphas)
         self.alpha_: float | None = None
-        self.loo_: FloatArray | None = None
-        self._fit: _Fit | None = None
+        self._fit: _RidgeFit | None = None
 
-    def fit(self, population: Population, values: FloatArray, *, stds: FloatArray | None = None) -> Ridge:
-        """Returns self, fitted; see `Predictor.fit`. Known standard errors make rows count by their precision."""
-        rows, values = check_fit_data(self.space, population, values)
-        weight = precision_weights(check_stds(stds, len(rows)), values)
-        x = self.features.matrix(rows)
+    def fit(self, sample: Sample) -> RidgeRegressor:
+        """Returns self, fitted; known standard errors make rows count by their precision."""
+        x, y = sample.x, sample.y
+        weight = precision_weights(sample.stds, y) * sample.weight
         total = float(weight.sum())
-        x_mean, y_mean = weight @ x / total, float(weight @ values / total)
+        x_mean, y_mean = weight @ x / total, float(weight @ y / total)
         root = np.sqrt(weight)
         u, s, vt = np.linalg.svd((x - x_mean) * root[:, None], full_matrices=False)
-        keep = s > 1e-9 * max(1.0, float(s.max(initial=0.0)))
+        keep = s > 1e-9 * max(1e-300, float(s.max(initial=0.0)))
         u, s, vt = u[:, keep], s[keep], vt[keep]
-        target = (values - y_mean) * root
+        target = (y - y_mean) * root
         uy = u.T @ target
         scale = float((s**2).mean()) if len(s) else 1.0
-        best: tuple[float, float, FloatArray, FloatArray] | None = None
+        best = (np.inf, self.alphas[0], np.zeros(0), np.zeros(0))
         for alpha in self.alphas:
             filtered = s**2 / (s**2 + alpha * scale)
-            leverage = weight / total + (u**2) @ filtered
-            room = np.maximum(1.0 - leverage, 1e-9)
+            room = np.maximum(1.0 - weight / total - (u**2) @ filtered, 1e-9)  # 1 - leverage
             loo = (target - u @ (filtered * uy)) / room
             score = float(loo @ loo)
-            if best is None or score < best[0] * (1 - 1e-9):
+            if score < best[0] * (1 - 1e-9):
                 best = (score, alpha, loo, room)
-        assert best is not None
         _, self.alpha_, loo, room = best
         alpha = self.alpha_ * scale
         # A leave-one-out error has variance noise / (1 - h): the row's own noise and that of a fit without it.
         noise = float((loo**2 * room).mean())
-        self.loo_ = loo / root
-        self._fit = _Fit(
+        self._fit = _RidgeFit(
             x_mean=x_mean,
             y_mean=y_mean,
             weights=vt.T @ (s / (s**2 + alpha) * uy),
@@ -96,47 +88,51 @@ class Ridge(Predictor):
             prior=1.0 / alpha,
             noise=noise,
             weight_sum=total,
+            held_mean=y - loo / root,
+            held_std=np.sqrt(noise / room),
         )
         return self
 
-    def predict(self, population: Population) -> Prediction:
-        """Returns mean and deviation, each (n,); see `Predictor.predict`."""
+    def predict(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Returns mean and deviation of a new label, each (n,)."""
         fit = self._fit
-        if fit is None:
-            raise not_fitted(self)
-        mean, variance = np.empty(len(population)), np.empty(len(population))
-        for start in range(0, len(population), CHUNK):
-            part = slice(start, start + CHUNK)
-            x = self.features.matrix(population[part]) - fit.x_mean
-            mean[part] = fit.y_mean + x @ fit.weights
-            along = x @ fit.directions
-            variance[part] = 1 + 1 / fit.weight_sum + fit.prior * (x**2).sum(axis=1) + along**2 @ fit.shrink
-        return Prediction(mean, np.sqrt(fit.noise * np.maximum(variance, 1.0)))
+        assert fit is not None
+        away = x - fit.x_mean
+        mean = fit.y_mean + away @ fit.weights
+        along = away @ fit.directions
+        variance = 1 + 1 / fit.weight_sum + fit.prior * np.einsum("ij,ij->i", away, away) + along**2 @ fit.shrink
+        return mean, np.sqrt(fit.noise * np.maximum(variance, 1.0))
 
-    def state(self) -> State:
-        """Returns what was learned; see `Predictor.state`."""
+    def held_out(self) -> HeldOut:
+        """Returns exact leave-one-out answers."""
+        assert self._fit is not None
+        return HeldOut(self._fit.held_mean, self._fit.held_std)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns what was learned as arrays."""
         fit = self._fit
-        if fit is None or self.alpha_ is None or self.loo_ is None:
-            raise not_fitted(self)
-        arrays = {
+        assert fit is not None
+        return {
             "x_mean": fit.x_mean,
             "weights": fit.weights,
             "directions": fit.directions,
             "shrink": fit.shrink,
-            "loo": self.loo_,
+            "held_mean": fit.held_mean,
+            "held_std": fit.held_std,
             "scalars": np.array([fit.y_mean, fit.prior, fit.noise, fit.weight_sum]),
         }
-        return State(arrays, {"blocks": list(self.features.names), "alphas": list(self.alphas), "alpha": self.alpha_})
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the constructor's arguments and the chosen strength."""
+        return {"alphas": list(self.alphas), "alpha": self.alpha_}
 
     @classmethod
-    def from_state(cls, space: SearchSpace, state: State, *, sources: Sources) -> Ridge:
-        """Returns the fitted predictor; see `Predictor.from_state`."""
-        model = cls(space, blocks=state.settings["blocks"], alphas=state.settings["alphas"])
-        arrays = state.arrays
+    def restore(cls, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> RidgeRegressor:
+        """Returns the fitted regressor."""
+        model = cls(alphas=settings["alphas"])
+        model.alpha_ = float(settings["alpha"])
         y_mean, prior, noise, weight_sum = (float(v) for v in arrays["scalars"])
-        model.alpha_ = float(state.settings["alpha"])
-        model.loo_ = arrays["loo"]
-        model._fit = _Fit(
+        model._fit = _RidgeFit(
             x_mean=arrays["x_mean"],
             y_mean=y_mean,
             weights=arrays["weights"],
@@ -145,19 +141,33 @@ class Ridge(Predictor):
             prior=prior,
             noise=noise,
             weight_sum=weight_sum,
+            held_mean=arrays["held_mean"],
+            held_std=arrays["held_std"],
         )
         return model
 
 
-def precision_weights(stds: FloatArray, values: FloatArray) -> FloatArray:
-    """Returns a weight for each row (n,), mean 1, from the standard errors of its value, NaN = unknown.
+class Ridge(FeatureModel):
+    """Ridge regression as a predictor; see `RidgeRegressor`.
 
-    A label's variance is its known one plus what no repeat removes, taken as the smaller of the median known variance
-    and 1 % of the labels' own variance: without it one lucky label would count for all. Unknown is the median.
+    Args:
+        space: of the populations.
+        alphas: strengths to choose from.
+        sets, target, layers, batch: see `FeatureModel`.
     """
-    if np.isnan(stds).all():
-        return np.ones(len(stds))
-    variance = np.where(np.isnan(stds), np.nanmedian(stds), stds) ** 2
-    floor = min(float(np.median(variance)), 0.01 * float(values.var()))
-    weight = 1.0 / (variance + max(floor, 1e-300))
-    return np.asarray(weight / weight.mean(), dtype=np.float64)
+
+    kind = "ridge"
+    regressor_class = RidgeRegressor
+    default_sets = ("one_hot",)
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        alphas: Sequence[float] = ALPHAS,
+        sets: Sequence[str] | None = None,
+        target: Target = "raw",
+        layers: LayerFunction | None = None,
+        batch: int = 1,
+    ) -> None:
+        super().__init__(space, sets=sets, target=target, layers=layers, batch=batch, options={"alphas": list(alphas)})

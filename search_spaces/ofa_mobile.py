@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.blocks import (
@@ -26,10 +25,9 @@ from search_spaces.blocks import (
 from search_spaces.genes import Condition, Gene
 from search_spaces.kernel_transform import add_matrices, kernel_transform
 from search_spaces.layers import LayerSpec, Size
-from search_spaces.resolution import at_resolution, resolution_genes, side_column, side_of
-from search_spaces.slicing import Transform
+from search_spaces.resolution import ImageFamily, resolution_genes, side_column
 from search_spaces.space import SearchSpace
-from search_spaces.supernet import ChannelGroup, Columns, Family
+from search_spaces.supernet import ChannelGroup, Columns
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class OfaLayout:
         )
 
 
-class OfaMobile(Family):
+class OfaMobile(ImageFamily):
     """Stem 3x3, one fixed block, stages of elastic inverted residuals, 1x1 head, mean, [1x1 mix], classifier.
 
     | genes, in this order | choices | active |
@@ -136,6 +134,8 @@ class OfaMobile(Family):
                     choices = (max(choices),)
                 genes.append(Gene(name, tuple(choices), active_when=self._when(s, b)))
         self.space = SearchSpace(genes)
+        transform = kernel_transform(self.kernels)
+        self.transforms = {f"stage{s}.block{b}.depthwise.conv.weight": transform for s, b, _ in self._blocks()}
 
     def _blocks(self) -> list[tuple[int, int, OfaStage]]:
         stages = enumerate(self.layout.stages, start=1)
@@ -200,12 +200,6 @@ class OfaMobile(Family):
             assert isinstance(conv, nn.Conv2d)
             add_matrices(conv, self.kernels)
         return module
-
-    @property
-    def transforms(self) -> Mapping[str, Transform]:  # type: ignore[override]
-        """The kernel transform of every elastic depthwise weight."""
-        transform = kernel_transform(self.kernels)
-        return {f"stage{s}.block{b}.depthwise.conv.weight": transform for s, b, _ in self._blocks()}
 
     # -- layers --------------------------------------------------------------------------------------
 
@@ -292,16 +286,3 @@ class OfaMobile(Family):
         elif level:
             kind = f"{kind}.{kind}"
         return f"blocks.{block}.conv.{layer}.{kind}.{rest}"
-
-    # -- inputs --------------------------------------------------------------------------------------
-
-    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
-        """Returns the images resized to the architecture's resolution."""
-        return at_resolution(inputs, arch)
-
-    def example_inputs(
-        self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
-    ) -> tuple[Tensor, ...]:
-        """Returns random images of the architecture's resolution."""
-        side = side_of(arch, self.input_shape[1])
-        return (torch.randn(batch, 3, side, side, generator=generator),)

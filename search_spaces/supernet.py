@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.genes import Gene, Value
-from search_spaces.layers import Costs, LayerSpec, total_costs
+from search_spaces.layers import Costs, IntArray, LayerSpec, total_costs
+from search_spaces.model_bytes import Precision, model_bytes
 from search_spaces.pattern import masked
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
@@ -145,6 +146,7 @@ class SparsityGenes:
 class _Skeleton:
     module: nn.Module
     shapes: dict[str, torch.Size]
+    slots: dict[str, str]
     patterns: dict[str, Pattern]
 
 
@@ -205,7 +207,7 @@ class Supernet(nn.Module):
                 pattern = parse_pattern(str(arch[gene]))
                 if pattern.name != "dense":
                     patterns[f"{layer}.weight"] = pattern
-        skeleton = _Skeleton(module, shapes, patterns)
+        skeleton = _Skeleton(module, shapes, _slots(module), patterns)
         self._skeletons[key] = skeleton
         if len(self._skeletons) > SKELETON_CACHE:
             self._skeletons.popitem(last=False)
@@ -265,9 +267,21 @@ class Supernet(nn.Module):
         """
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         inputs = (self.family.prepare(inputs[0], arch), *inputs[1:])
-        skeleton = self.build(arch)
-        skeleton.train(self.training)
-        out: Tensor = torch.func.functional_call(skeleton, self.weights(arch, masks), inputs)
+        return self.call(inputs, arch, self.weights(arch, masks))
+
+    def call(self, inputs: tuple[Tensor, ...], arch: Architecture, weights: Mapping[str, Tensor]) -> Tensor:
+        """Returns the output of the architecture's module with these tensors, in this module's train or eval mode.
+
+        Args:
+            inputs: exactly what the built module takes.
+            arch: of this space.
+            weights: all its tensors, as `weights` gives them.
+        """
+        skeleton = self._skeleton(arch)
+        skeleton.module.train(self.training)
+        # One entry per place: torch's own handling of ties leaves tensors behind in modules that are used twice.
+        placed = {slot: weights[name] for slot, name in skeleton.slots.items()}
+        out: Tensor = torch.func.functional_call(skeleton.module, placed, inputs, tie_weights=False)
         return out
 
     def extract(self, arch: Architecture, masks: Masks | None = None) -> nn.Module:
@@ -311,6 +325,11 @@ class Supernet(nn.Module):
         """Returns the exact costs of one architecture; `.layers` holds its layers with sizes of shape (1,)."""
         return total_costs(self.layers(self.space.row(arch)[None]), 1)
 
+    def model_bytes(self, population: Population, precision: Precision) -> IntArray:
+        """Returns the bytes of all tensors (n,) of a population (n, g) at a precision: fp32, fp16, bf16 or int8."""
+        population = np.ascontiguousarray(population)
+        return model_bytes(self.layers(population), len(population), precision)
+
     # -- weights in and out --------------------------------------------------------------------------
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -342,19 +361,38 @@ class Supernet(nn.Module):
         _assign(self.full, state)
 
 
+def _slots(module: nn.Module) -> dict[str, str]:
+    """Returns the name of every place that holds a parameter or buffer -> the tensor's name in `_tensors`.
+
+    A module that is used twice has its places once; a tensor in two modules has two places.
+    """
+    first: dict[int, str] = {}
+    slots = {}
+    for prefix, owner in module.named_modules():
+        for name, tensor in (*owner._parameters.items(), *owner._buffers.items()):
+            if tensor is not None:
+                slot = f"{prefix}.{name}" if prefix else name
+                slots[slot] = first.setdefault(id(tensor), slot)
+    return slots
+
+
 def _assign(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Makes these tensors the parameters and buffers of `module`; what is used twice stays shared."""
-    first: dict[int, str] = {id(tensor): name for name, tensor in _tensors(module).items()}
-    owned = {
-        name: nn.Parameter(tensors[name], requires_grad=tensors[name].is_floating_point())
-        for name, _ in module.named_parameters()
-    }
-    state = {}
-    for names in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
-        for name, tensor in names:
-            original = first[id(tensor)]
-            state[name] = owned.get(original, tensors[original])
-    module.load_state_dict(state, assign=True)
+    """Makes these tensors the parameters and buffers of `module`; what is used twice stays shared.
+
+    Several times faster than `load_state_dict`.
+    """
+    slots = _slots(module)
+    made: dict[str, Tensor] = {}
+    for prefix, owner in module.named_modules():
+        for table, is_parameter in ((owner._parameters, True), (owner._buffers, False)):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                original = slots[f"{prefix}.{name}" if prefix else name]
+                if original not in made:
+                    new = tensors[original]
+                    made[original] = nn.Parameter(new, requires_grad=tensor.requires_grad) if is_parameter else new
+                table[name] = made[original]
 
 
 def _from_numpy(array: NDArray[Any]) -> Tensor:

@@ -26,6 +26,7 @@ LEVELS = {
     "front": 4,
     "report": 4,
     "importers": 4,
+    "service": 4,
     "study": 3,
     "distribution": 3,
     "engines": 2,

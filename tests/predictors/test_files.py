@@ -138,7 +138,7 @@ def rewrite(path, change) -> None:
         (lambda h, a: h.pop("card"), "its description is incomplete"),
         (lambda h, a: h["space"]["genes"].pop(), "its description is incomplete|genes of its fingerprint"),
         (lambda h, a: a.pop("weights"), "must hold a whole ridge model"),
-        (lambda h, a: h["settings"].pop("blocks"), "must hold a whole ridge model"),
+        (lambda h, a: h["settings"].pop("features"), "must hold a whole ridge model"),
     ],
 )
 def test_wrong_descriptions(path, change, message) -> None:

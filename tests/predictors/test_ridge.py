@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from predictors.ridge import Ridge, precision_weights
+from predictors.regression import Sample, precision_weights
+from predictors.ridge import Ridge, RidgeRegressor
 from search_spaces.space import SearchSpace
 from tests.contracts.predictor_contract import PredictorContract, example_space, example_values
 
@@ -19,7 +20,7 @@ class TestRidgeOnOrdinals(PredictorContract):
     tolerance = 0.4
 
     def make(self, space: SearchSpace) -> Ridge:
-        return Ridge(space, blocks=("ordinal",))
+        return Ridge(space, sets=("ordinal",))
 
 
 @pytest.fixture(scope="module")
@@ -37,42 +38,48 @@ def direct(x: np.ndarray, y: np.ndarray, alpha: float) -> tuple[np.ndarray, floa
     return weights, float(y.mean() - mean @ weights)
 
 
-def test_leave_one_out_errors_are_those_of_refitting(data) -> None:
-    space, rows, values = data
-    model = Ridge(space, alphas=(0.3,)).fit(rows, values)
-    x = model.features.matrix(rows)
+def strength(x: np.ndarray) -> float:
     s = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
-    alpha = 0.3 * (s[s > 1e-9 * s.max()] ** 2).mean()
-    for i in range(len(rows)):
-        kept = np.arange(len(rows)) != i
-        weights, intercept = direct(x[kept], values[kept], alpha)
-        assert model.loo_[i] == pytest.approx(values[i] - x[i] @ weights - intercept, rel=1e-6)
+    return 0.3 * (s[s > 1e-9 * s.max()] ** 2).mean()
 
 
-def test_mean_and_deviation_are_the_posterior(data) -> None:
+@pytest.fixture(scope="module")
+def matrix(data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     space, rows, values = data
-    model = Ridge(space, alphas=(0.3,)).fit(rows, values)
-    x = model.features.matrix(rows)
-    s = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
-    alpha = 0.3 * (s[s > 1e-9 * s.max()] ** 2).mean()
-    centred = x - x.mean(axis=0)
-    inverse = np.linalg.inv(centred.T @ centred + alpha * np.eye(x.shape[1]))
-    new = space.enumerate()[::17]
-    z = model.features.matrix(new) - x.mean(axis=0)
-    weights, intercept = direct(x, values, alpha)
-    prediction = model.predict(new)
-    np.testing.assert_allclose(prediction.mean, model.features.matrix(new) @ weights + intercept, rtol=1e-8)
+    features = Ridge(space).features
+    return features.matrix(rows), values, features.matrix(space.enumerate()[::17])
+
+
+def test_leave_one_out_answers_are_those_of_refitting(matrix) -> None:
+    x, y, _ = matrix
+    held = RidgeRegressor(alphas=(0.3,)).fit(Sample.of(x, y)).held_out()
+    for i in range(len(y)):
+        kept = np.arange(len(y)) != i
+        weights, intercept = direct(x[kept], y[kept], strength(x))
+        assert held.mean[i] == pytest.approx(x[i] @ weights + intercept, rel=1e-6)
+
+
+def test_mean_and_deviation_are_the_posterior(matrix) -> None:
+    x, y, new = matrix
+    model = RidgeRegressor(alphas=(0.3,)).fit(Sample.of(x, y))
+    inverse = np.linalg.inv((x - x.mean(0)).T @ (x - x.mean(0)) + strength(x) * np.eye(x.shape[1]))
+    z = new - x.mean(axis=0)
+    weights, intercept = direct(x, y, strength(x))
+    mean, std = model.predict(new)
+    np.testing.assert_allclose(mean, new @ weights + intercept, rtol=1e-8)
     # Bishop 2006 eq. 3.59 with a free intercept; the noise level is the model's own.
-    shape = 1 + 1 / len(rows) + np.einsum("ij,jk,ik->i", z, inverse, z)
-    noise = prediction.std**2 / shape
+    noise = std**2 / (1 + 1 / len(y) + np.einsum("ij,jk,ik->i", z, inverse, z))
     np.testing.assert_allclose(noise, noise[0], rtol=1e-8)
+    held = model.held_out()
+    assert np.mean(((y - held.mean) / held.std) ** 2) == pytest.approx(1.0)
 
 
-def test_alpha_is_the_best_of_the_given(data) -> None:
-    space, rows, values = data
-    chosen = Ridge(space, alphas=(1e-4, 0.1, 1e4)).fit(rows, values)
-    scores = [np.sum(Ridge(space, alphas=(a,)).fit(rows, values).loo_ ** 2) for a in (1e-4, 0.1, 1e4)]
-    assert chosen.alpha_ == (1e-4, 0.1, 1e4)[int(np.argmin(scores))]
+def test_alpha_is_the_best_of_the_given(matrix) -> None:
+    x, y, _ = matrix
+    alphas = (1e-4, 0.1, 1e4)
+    chosen = RidgeRegressor(alphas=alphas).fit(Sample.of(x, y))
+    scores = [((RidgeRegressor(alphas=(a,)).fit(Sample.of(x, y)).held_out().mean - y) ** 2).sum() for a in alphas]
+    assert chosen.alpha_ == alphas[int(np.argmin(scores))]
 
 
 def test_repeats_tell_the_noise() -> None:
@@ -110,5 +117,5 @@ def test_weights_of_unknown_errors_are_even() -> None:
 def test_alphas_are_checked() -> None:
     with pytest.raises(ValueError, match=r"alphas must be positive, but got \[0.0\]"):
         Ridge(example_space(), alphas=(0.0,))
-    with pytest.raises(ValueError, match=r"feature blocks must be out of .*, but got \['one-hot'\]"):
-        Ridge(example_space(), blocks=("one-hot",))
+    with pytest.raises(ValueError, match="target must be 'raw' or 'log', but got 'sqrt'"):
+        Ridge(example_space(), target="sqrt")
