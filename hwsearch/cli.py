@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -154,6 +155,53 @@ def measure(
 
 
 @app.command()
+def devices(as_json: JsonOption = False) -> None:
+    """Show which runtimes can measure here, and what to install for the others.
+
+    Example: hwsearch devices
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.devices import devices as command
+    from hwsearch.report.table import rows_table
+
+    rows = command()
+    if as_json:
+        _json(rows)
+        return
+    shown = [
+        {
+            "runtime": row["runtime"],
+            "available": "yes" if row["available"] else "no",
+            "metrics": ", ".join(row["metrics"]),
+            "detail": row["detail"],
+        }
+        for row in rows
+    ]
+    Console().print(rows_table(shown, ["runtime", "available", "metrics", "detail"], "Runtimes"))
+
+
+@app.command()
+def profile(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="YAML file of a device, or a runtime's name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the capability cards.")] = Path("devices"),
+    as_json: JsonOption = False,
+) -> None:
+    """Find out what pays on a device: sparsity, precision, kernels, widths; writes a capability card.
+
+    Example: hwsearch profile onnxruntime
+    """
+    from hwsearch.commands.devices import profile as command
+
+    def observe(subject: str, done: int, total: int) -> None:
+        typer.echo(f"  {done + 1}/{total} {subject} ...", err=True)
+
+    card, path = command(device, out=out, observe=observe)
+    typer.echo(card.to_json() if as_json else card.table())
+    typer.echo(f"{path}", err=True)
+
+
+@app.command()
 def predict(
     run: RunArg,
     arch: Annotated[
@@ -206,7 +254,8 @@ def space(
         for g in answer["genes"]
     ]
     console = Console()
-    title = f"{answer['family']}: {answer['n_genes']} genes, {answer['size']:.4g} architectures"
+    size = f"{Decimal(answer['size']):.4g}"  # may be larger than any float
+    title = f"{answer['family']}: {answer['n_genes']} genes, {size} architectures"
     console.print(rows_table(genes, ["gene", "choices", "active when"], title))
     for which in ("smallest", "largest"):
         costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
@@ -260,6 +309,9 @@ def query_(
         _json(answer)
         return
     names = list(dict.fromkeys(name for found in answer["answers"] for name in found["values"]))
+    # The table shows what was asked for; --json has every metric.
+    asked = {text.split(":")[0].split("@")[0] for text in [prefer, *(limit or [])]}
+    names = [name for name in names if name.split("@")[0] in asked]
     rows = [
         {
             "key": found["key"],

@@ -18,6 +18,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.genes import Gene, Value
 from search_spaces.layers import Costs, IntArray, LayerSpec, total_costs
 from search_spaces.model_bytes import Precision, model_bytes
+from search_spaces.pattern import masked
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
@@ -252,7 +253,7 @@ class Supernet(nn.Module):
             if name not in weights or mask.shape != weights[name].shape:
                 shape = tuple(weights[name].shape) if name in weights else "no such tensor"
                 raise ValueError(f"mask {name!r} must match the sliced weight ({shape}), but got {tuple(mask.shape)}.")
-            weights[name] = torch.where(mask, weights[name], torch.zeros((), dtype=weights[name].dtype))
+            weights[name] = masked(weights[name], mask)
         return weights
 
     def forward(self, inputs: Tensor | tuple[Tensor, ...], arch: Architecture, masks: Masks | None = None) -> Tensor:

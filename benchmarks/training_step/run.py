@@ -49,19 +49,19 @@ def families(large: bool) -> dict[str, tuple[Family, int]]:
         )
         found["MobileNetV3-size 128x128"] = (
             MobileNet(input_shape=(3, 128, 128), n_classes=1000, stem=16, stem_stride=2, head=960, stages=stages),
-            8,
+            16,
         )
     return found
 
 
 def interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Returns median milliseconds of each step; they take turns, so that a busy machine slows all alike."""
+    """Returns median milliseconds of CPU time (one thread) of each step; they take turns."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 2):
         for name, step in steps.items():
-            started = time.perf_counter()
+            started = time.process_time()
             step()
-            times[name].append(1e3 * (time.perf_counter() - started))
+            times[name].append(1e3 * (time.process_time() - started))
     return {name: statistics.median(found[2:]) for name, found in times.items()}
 
 
@@ -119,7 +119,7 @@ def masked_against_dense(family: Family, size: int, repeats: int) -> None:
         model = net.extract(net.space.largest()).train()
         set_layout(model, torch.channels_last)
         steps[name], spent[name] = masked_step(model, recipe, x, y)
-    found = interleaved(steps, max(repeats, 20))
+    found = interleaved(steps, max(repeats, 18))  # 20 steps with the warm-up: a whole period of updates
     for name, ms in found.items():
         # Mask updates: time inside the recipe's hooks over a whole period of 20 steps.
         share = sum(spent[name][-20:]) / (20 * ms) if spent[name] else 0.0
@@ -141,16 +141,16 @@ def masked_step(
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
         learner.learn(x, y, count[0])
-        started = time.perf_counter()
+        started = time.process_time()
         for r in used:
             r.on_gradients(count[0])
-        middle = time.perf_counter()
+        middle = time.process_time()
         optimizer.step()
-        after = time.perf_counter()
+        after = time.process_time()
         for r in used:
             r.after_step(count[0])
         if used:
-            spent.append(1e3 * (middle - started + time.perf_counter() - after))
+            spent.append(1e3 * (middle - started + time.process_time() - after))
         count[0] += 1
 
     return run, spent

@@ -18,6 +18,10 @@ FRONT_LIMITS = {1: 1, 2: 400, 3: 80, 4: 32, 5: 20}
 """How many points of a front are decomposed, by number of objectives: the number of boxes grows with its power."""
 
 
+BEST_CASE = 4.0
+"""Candidates that would still be dominated so many deviations better than expected gain nothing (below 1e-5 sd)."""
+
+
 @dataclass(frozen=True)
 class Marginals:
     """What is believed of one loss of k candidates: normal, log-normal above `end`, or known (std 0).
@@ -55,7 +59,12 @@ class Marginals:
             return float(self.mean[row])
         return float(self.end + self.span * np.exp(self.mean[row]))
 
-    def only(self, rows: NDArray[np.intp]) -> Marginals:
+    def best_case(self, deviations: float) -> FloatArray:
+        """Returns each candidate's loss (k,) if it is so many deviations better than its median."""
+        value = self.mean - deviations * self.std
+        return value if self.end is None or self.span is None else self.end + self.span * np.exp(value)
+
+    def only(self, rows: NDArray[np.bool_]) -> Marginals:
         """Returns the marginals of some candidates."""
         return Marginals(self.mean[rows], self.std[rows], self.end, self.span)
 
@@ -161,7 +170,24 @@ def expected_improvement(marginals: list[Marginals], front: FloatArray, referenc
         front: (f, m) non-dominated losses so far, in the marginals' unit; may be empty.
         reference: (m,) beyond which nothing counts.
     """
-    low, high = free_boxes(thin(front), reference)
+    hopeful = _hopeful(marginals, front, reference)
+    out = np.zeros(len(hopeful))
+    if hopeful.any():
+        out[hopeful] = _over_boxes([m.only(hopeful) for m in marginals], *free_boxes(thin(front), reference))
+    return out
+
+
+def _hopeful(marginals: list[Marginals], front: FloatArray, reference: FloatArray) -> NDArray[np.bool_]:
+    """Returns which candidates (k,) would improve on the front in the best case; if none would, all of them."""
+    best = np.stack([m.best_case(BEST_CASE) for m in marginals], axis=1)
+    keep = np.asarray((best < reference).all(axis=1))
+    for point in front:
+        keep[keep] = ~(point <= best[keep]).all(axis=1)
+    return keep if keep.any() else ~keep
+
+
+def _over_boxes(marginals: list[Marginals], low: FloatArray, high: FloatArray) -> FloatArray:
+    """Returns expected improvements (k,) over boxes (b, m)."""
     total: FloatArray | None = None
     for j, marginal in enumerate(marginals):
         at = np.unique(np.concatenate([low[:, j], high[:, j]]))

@@ -67,6 +67,7 @@ class Acquisition:
         # The views so far, for the share that a gain is of what is there.
         natural_view = self.views[0]
         self.volume = pareto.hypervolume(natural_view.front, natural_view.reference)
+        self._scored: tuple[Candidates, FloatArray] | None = None
 
     def gains(self, candidates: Candidates, view: View) -> FloatArray:
         """Returns the expected improvements (k,) of one view, without limits."""
@@ -76,10 +77,11 @@ class Acquisition:
     def calibrate(self, candidates: Candidates) -> None:
         """Makes the views comparable: the best of these candidates counts 1 in each."""
         probability = self.probability(candidates)
-        self.views = [
-            View(v.natural, v.front, v.reference, max(float((self.gains(candidates, v) * probability).max()), TINY))
-            for v in self.views
-        ]
+        parts = [self.gains(candidates, v) * probability for v in self.views]
+        scales = [max(float(part.max()), TINY) for part in parts]
+        self.views = [View(v.natural, v.front, v.reference, scale) for v, scale in zip(self.views, scales, strict=True)]
+        score: FloatArray = sum((part / scale for part, scale in zip(parts, scales, strict=True)), np.zeros(1))
+        self._scored = (candidates, score)
 
     def probability(self, candidates: Candidates) -> FloatArray:
         """Returns the chance of each candidate (k,) to keep all limits, as a share of the largest if that is small."""
@@ -91,6 +93,8 @@ class Acquisition:
 
     def score(self, candidates: Candidates) -> FloatArray:
         """Returns the acquisition (k,), comparable between calls after `calibrate`."""
+        if self._scored is not None and self._scored[0] is candidates:
+            return self._scored[1]
         total = sum(self.gains(candidates, v) / v.scale for v in self.views)
         return np.asarray(total * self.probability(candidates))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Additive:
     def __init__(self, space: SearchSpace, constant: float, weights: FloatArray) -> None:
         starts = np.cumsum([0, *(len(gene.choices) for gene in space.genes)])
         self._space, self._constant = space, constant
-        self._tables = [weights[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        self._tables = [weights[a:b] for a, b in pairwise(starts)]
         self._hidden = [i for i, gene in enumerate(space.genes) if gene.active_when]
 
     @classmethod
@@ -104,9 +105,9 @@ def _svr(cost: float) -> SVR:
     return SVR(kernel="rbf", gamma="auto", C=cost, epsilon=0.01)
 
 
-def random_forest(space: SearchSpace, rows: Population, values: FloatArray) -> Model:
-    """Returns a random forest of 50 trees on one-hot genes; deterministic."""
-    forest = RandomForestRegressor(n_estimators=50, min_samples_leaf=1, max_features=0.5, random_state=0, n_jobs=1)
+def random_forest(space: SearchSpace, rows: Population, values: FloatArray, n_trees: int = 50) -> Model:
+    """Returns a random forest on one-hot genes; deterministic."""
+    forest = RandomForestRegressor(n_estimators=n_trees, min_samples_leaf=1, max_features=0.5, random_state=0, n_jobs=1)
     forest.fit(one_hot(space, rows), values)
     return lambda population: np.asarray(forest.predict(one_hot(space, population)), dtype=np.float64)
 

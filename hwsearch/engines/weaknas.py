@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from hwsearch import pareto
@@ -27,6 +29,7 @@ class WeakNas(SearchEngine):
         initial: random trials at the start.
         pool: architectures that are ranked in a call.
         top: of how many a batch is drawn.
+        trees: of every forest.
     """
 
     def __init__(
@@ -39,13 +42,16 @@ class WeakNas(SearchEngine):
         initial: int = 20,
         pool: int = 2000,
         top: int = 40,
+        trees: int = 50,
     ) -> None:
         super().__init__(space, n_objectives=n_objectives, seed=seed, exact=exact)
         if initial < 2:
             raise ValueError(f"engine.initial must be at least 2, but got {initial}.")
         if not 1 <= top <= pool:
             raise ValueError(f"engine.top must be in [1, {pool}], but got {top}.")
-        self.initial, self.pool, self.top = initial, pool, top
+        if trees < 1:
+            raise ValueError(f"engine.trees must be at least 1, but got {trees}.")
+        self.initial, self.pool, self.top, self.trees = initial, pool, top, trees
 
     def propose(self, history: History, count: int) -> Population:
         """Returns up to `count` architectures (k, g): random ones until `initial` are known, then drawn of the best."""
@@ -69,6 +75,6 @@ class WeakNas(SearchEngine):
         pool = pool[not_in(pool, seen)]
         if not len(pool):
             return pool
-        predicted = Predicted(self.space, history, exact=self.exact, learner=random_forest)
+        predicted = Predicted(self.space, history, exact=self.exact, learner=partial(random_forest, n_trees=self.trees))
         rows, _ = survivors(predicted.losses(pool), predicted.violations(pool), top)
         return pool[rows]

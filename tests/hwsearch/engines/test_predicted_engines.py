@@ -8,7 +8,7 @@ import pytest
 from hwsearch import pareto
 from hwsearch.engines.base import SearchEngine
 from hwsearch.engines.linas import Linas
-from hwsearch.engines.predicted import Additive, Predicted, one_hot, random_forest, ridge_or_svr
+from hwsearch.engines.predicted import Additive, Predicted, one_hot, ridge_or_svr
 from hwsearch.engines.random_search import RandomSearch
 from hwsearch.engines.weaknas import WeakNas
 from hwsearch.results import History, State
@@ -18,16 +18,16 @@ from tests.contracts.engine_contract import EngineContract, finished, large_spac
 
 class TestLinas(EngineContract):
     def make(self, space: SearchSpace, *, n_objectives: int = 2, seed: int = 0) -> Linas:
-        return Linas(space, n_objectives=n_objectives, seed=seed, inner=500)
+        return Linas(space, n_objectives=n_objectives, seed=seed, inner=200)
 
 
 class TestWeakNas(EngineContract):
     def make(self, space: SearchSpace, *, n_objectives: int = 2, seed: int = 0) -> WeakNas:
-        return WeakNas(space, n_objectives=n_objectives, seed=seed, pool=200, top=20)
+        return WeakNas(space, n_objectives=n_objectives, seed=seed, pool=200, top=20, trees=5)
 
 
-@pytest.mark.parametrize("engine", [Linas, WeakNas])
-def test_better_than_random(engine: type[SearchEngine]) -> None:
+@pytest.mark.parametrize(("engine", "options"), [(Linas, {"inner": 1000}), (WeakNas, {"trees": 20})])
+def test_better_than_random(engine: type[SearchEngine], options: dict[str, int]) -> None:
     """Dominated volume after 80 trials of a smooth problem: the worst of 2 seeds beats the best of 5 random ones."""
     space = large_space()
     reference = toy_losses(space, space.sample(2000, np.random.default_rng(9)), 2).max(axis=0)
@@ -39,7 +39,7 @@ def test_better_than_random(engine: type[SearchEngine]) -> None:
             history = finished(space, np.concatenate([history.genotypes, rows]))
         return pareto.hypervolume(history.losses, reference)
 
-    ours = [volume(engine(space, n_objectives=2, seed=s)) for s in range(2)]
+    ours = [volume(engine(space, n_objectives=2, seed=s, **options)) for s in range(2)]  # type: ignore[arg-type]
     assert min(ours) > max(volume(RandomSearch(space, n_objectives=2, seed=s)) for s in range(5))
 
 
@@ -80,7 +80,7 @@ def test_predicted_takes_exact_columns_as_they_are() -> None:
     state = np.full(60, State.FINISHED, np.int8)
     state[7] = State.FAILED
     history = History.of(rows, losses, np.stack([losses[:, 0] - 1.0], axis=1), state=state)
-    predicted = Predicted(space, history, exact=exact, learner=random_forest)
+    predicted = Predicted(space, history, exact=exact, learner=Additive.fit)
     new = space.sample(20, np.random.default_rng(1))
     assert (predicted.losses(new)[:, 1] == toy_losses(space, new, 2)[:, 1]).all()
     gap = predicted.losses(new)[:, 0] - predicted.violations(new)[:, 0]
@@ -102,6 +102,7 @@ def test_too_few_labels_give_a_flat_prediction() -> None:
         (Linas, {"population": 1}, "engine.population must be at least 2, but got 1"),
         (Linas, {"inner": 5}, "engine.inner must be at least engine.population = 20, but got 5"),
         (WeakNas, {"initial": 1}, "engine.initial must be at least 2, but got 1"),
+        (WeakNas, {"trees": 0}, "engine.trees must be at least 1, but got 0"),
         (WeakNas, {"top": 0}, r"engine.top must be in \[1, 2000\], but got 0"),
     ],
 )
