@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set search.trials=200")
 ]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def _version(show: bool) -> None:
@@ -152,6 +155,53 @@ def measure(
 
 
 @app.command()
+def devices(as_json: JsonOption = False) -> None:
+    """Show which runtimes can measure here, and what to install for the others.
+
+    Example: hwsearch devices
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.devices import devices as command
+    from hwsearch.report.table import rows_table
+
+    rows = command()
+    if as_json:
+        _json(rows)
+        return
+    shown = [
+        {
+            "runtime": row["runtime"],
+            "available": "yes" if row["available"] else "no",
+            "metrics": ", ".join(row["metrics"]),
+            "detail": row["detail"],
+        }
+        for row in rows
+    ]
+    Console().print(rows_table(shown, ["runtime", "available", "metrics", "detail"], "Runtimes"))
+
+
+@app.command()
+def profile(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="YAML file of a device, or a runtime's name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the capability cards.")] = Path("devices"),
+    as_json: JsonOption = False,
+) -> None:
+    """Find out what pays on a device: sparsity, precision, kernels, widths; writes a capability card.
+
+    Example: hwsearch profile onnxruntime
+    """
+    from hwsearch.commands.devices import profile as command
+
+    def observe(subject: str, done: int, total: int) -> None:
+        typer.echo(f"  {done + 1}/{total} {subject} ...", err=True)
+
+    card, path = command(device, out=out, observe=observe)
+    typer.echo(card.to_json() if as_json else card.table())
+    typer.echo(f"{path}", err=True)
+
+
+@app.command()
 def predict(
     run: RunArg,
     arch: Annotated[
@@ -204,7 +254,8 @@ def space(
         for g in answer["genes"]
     ]
     console = Console()
-    title = f"{answer['family']}: {answer['n_genes']} genes, {answer['size']:.4g} architectures"
+    size = f"{Decimal(answer['size']):.4g}"  # may be larger than any float
+    title = f"{answer['family']}: {answer['n_genes']} genes, {size} architectures"
     console.print(rows_table(genes, ["gene", "choices", "active when"], title))
     for which in ("smallest", "largest"):
         costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
@@ -258,6 +309,9 @@ def query_(
         _json(answer)
         return
     names = list(dict.fromkeys(name for found in answer["answers"] for name in found["values"]))
+    # The table shows what was asked for; --json has every metric.
+    asked = {text.split(":")[0].split("@")[0] for text in [prefer, *(limit or [])]}
+    names = [name for name in names if name.split("@")[0] in asked]
     rows = [
         {
             "key": found["key"],
@@ -416,12 +470,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)  # typer answers an interrupt, and Exit, with a number
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; the same command continues", err=True)
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         if debug:
             raise
@@ -436,6 +487,10 @@ def main() -> None:
             sys.exit(2 if isinstance(error, ValueError) else 1)
         typer.echo(f"Error: {type(error).__name__}: {error} (--debug shows where)", err=True)
         sys.exit(1)
+    if code == INTERRUPTED:
+        typer.echo("interrupted; the same command continues", err=True)
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

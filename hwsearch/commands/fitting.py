@@ -14,7 +14,6 @@ from hwsearch.study import Study
 from predictors.files import Card, PredictorFileError, load, save, training_digest
 from predictors.ridge import Ridge
 from predictors.training_range import NOTE, TrainingRange
-from predictors.validation import cross_predict, report
 
 MIN_ROWS = 10
 
@@ -39,6 +38,8 @@ def fit_predictors(plan: Plan, study: Study, folder: RunFolder) -> None:
         path, digest = predictor_path(folder, objective), training_digest(population, values)
         if _is_fitted(path, plan, digest):
             continue
+        from predictors.validation import cross_predict, report  # scipy.stats takes a second to import
+
         held_out = cross_predict(lambda: Ridge(plan.space), population, values)
         quality = report(held_out, values, unit=objective.unit, minimize=objective.sign > 0)
         seen = TrainingRange.of(plan.space, population, stds=held_out.std)

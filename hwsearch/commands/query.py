@@ -146,7 +146,7 @@ def measure(target: str, devices: Sequence[str], *, batch: int | None = None) ->
     artifacts, plan, folder = _artifacts(target)
     rows = []
     for name in devices:
-        spec = _device_spec(name, plan)
+        spec = device_spec(name, plan)
         if folder is not None and plan is not None and name in plan.devices and spec.reference_ms is None:
             spec = spec.model_copy(update={"reference_ms": folder.references().get(name)})  # as in the run
         if batch is not None:
@@ -183,7 +183,12 @@ def _artifacts(target: str) -> tuple[list[Artifact], Plan | None, RunFolder | No
     return artifacts, plan, folder
 
 
-def _device_spec(name: str, plan: Plan | None) -> DeviceSpec:
+def device_spec(name: str, plan: Plan | None) -> DeviceSpec:
+    """Returns a device of the plan, of a YAML file, or a runtime with default settings.
+
+    Raises:
+        UserError: none of these.
+    """
     if plan is not None and name in plan.devices:
         return plan.devices[name]
     path = Path(name)

@@ -80,6 +80,7 @@ def fingerprint(
         "batch": spec.batch,
         "clock": spec.clock,
         "usable_cores": affinity(),
+        "cores": None if spec.cores is None else ",".join(map(str, spec.cores)),
         **(extra or {}),
     }
 

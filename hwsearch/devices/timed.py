@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from hwsearch.devices.base import Device
 from hwsearch.devices.reference import PAIRS, FixedNet
 from hwsearch.devices.timing import Call, Timing, TimingPlan, TimingResult, time_interleaved
+from hwsearch.errors import DeviceError
 from hwsearch.results import Artifact, Measurement
 
 GROUP = 16
@@ -72,9 +74,29 @@ class TimedDevice(Device):
     def open_fixed(self, net: FixedNet) -> Call:
         """Returns the same for a fixed net (`reference.py`)."""
 
-    def running(self) -> AbstractContextManager[None]:
-        """Returns what must be held while calls are made (a thread count); by default nothing."""
-        return nullcontext()
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Holds what must hold while calls are made: by default this thread, and all it starts, on the spec's cores.
+
+        Raises:
+            DeviceError: the system does not let the process run there.
+        """
+        if self.spec.cores is None:
+            yield
+            return
+        wanted = f"device {self.spec.name}: cores {', '.join(map(str, self.spec.cores))}"
+        if not hasattr(os, "sched_setaffinity"):
+            raise DeviceError(f"{wanted} cannot be chosen on this system.")
+        before = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, self.spec.cores)
+        except OSError as error:
+            allowed = ", ".join(map(str, sorted(before)))
+            raise DeviceError(f"{wanted} must be among those this process may use: {allowed}.") from error
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
     def plan(self) -> TimingPlan:
         """Returns the spec's timing protocol."""

@@ -35,7 +35,7 @@ class NetworkWorker:
         calibration_images: inputs of the train split for BatchNorm.
         calibration_batch: of them at a time.
         batch: examples at a time when scoring.
-        threads: of torch.
+        threads: of torch while a job runs: rounding, and so weights, depend on it; None leaves them.
         has_weights: whether the super-network has any; False where only costs count.
     """
 
@@ -51,8 +51,7 @@ class NetworkWorker:
         threads: int | None = 1,
         has_weights: bool = True,
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self.threads = threads
         self.supernet, self.dataset, self.exporters, self.batch = supernet, dataset, dict(exporters), batch
         self.has_weights = has_weights
         self._calibration = (
@@ -62,7 +61,10 @@ class NetworkWorker:
     def evaluate(self, job: EvaluateJob) -> tuple[Evaluation, dict[str, Artifact]]:
         """Returns metrics and artifacts by device. A network that fails is an evaluation with an error."""
         started = time.perf_counter()
+        threads = torch.get_num_threads()
         try:
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
             arch = self.supernet.space.architecture(job.row)
             metrics: dict[str, float] = {k: float(v) for k, v in self.supernet.layer_costs(arch).metrics().items()}
             costs = dict(metrics)
@@ -85,6 +87,8 @@ class NetworkWorker:
                 artifacts[WEIGHTS] = self._weights(arch, module, costs)
         except Exception as error:
             return Evaluation({}, seconds=time.perf_counter() - started, error=one_line(error)), {}
+        finally:
+            torch.set_num_threads(threads)  # the process may be the driver's
         seconds = time.perf_counter() - started
         return Evaluation(metrics, seconds=seconds, stds=stds, attributes=attributes), artifacts
 
