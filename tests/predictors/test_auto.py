@@ -37,7 +37,8 @@ def test_layer_costs_are_used_where_there_are_some(net, tmp_path) -> None:
     rows = net.space.sample(200, rng)
     costs = net.costs(rows)
     values = costs.macs / 1e5 + costs.activation_bytes / 1e5 + 1.0
-    model = Auto(net.space, layers=net.layers).fit(rows[:40], values[:40])
+    some = tuple(c for c in CANDIDATES if c.name in {"gp few costs", "non-negative costs", "ridge"})
+    model = Auto(net.space, layers=net.layers, candidates=some).fit(rows[:40], values[:40])
     assert any("costs" in name for name in model.names_)
     prediction = model.predict(rows[40:])
     assert np.mean(np.abs(prediction.mean - values[40:]) / values[40:]) < 0.03
@@ -61,15 +62,19 @@ def test_members_are_mixed_by_their_weights() -> None:
 
 def test_held_out_answers_are_as_good_as_new_ones() -> None:
     space = example_space()
-    rng = np.random.default_rng(0)
-    rows = rng.permutation(space.enumerate())
-    values = example_values(space, rows) + 0.3 * rng.normal(size=len(rows))
-    model = Auto(space, candidates=FAST).fit(rows[:120], values[:120])
-    inner = np.sqrt(((model.held_out().mean - values[:120]) ** 2).mean())
-    outer = np.sqrt(((model.predict(rows[120:]).mean - values[120:]) ** 2).mean())
-    assert inner == pytest.approx(outer, rel=0.2)  # 120 rows: 6 % deviation of an RMSE
-    low, high = model.interval(rows[120:])
-    assert 0.83 <= ((low <= values[120:]) & (values[120:] <= high)).mean() <= 0.97
+    inner, outer, inside = [], [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        rows = rng.permutation(space.enumerate())
+        values = example_values(space, rows) + 0.3 * rng.normal(size=len(rows))
+        model = Auto(space, candidates=FAST).fit(rows[:120], values[:120])
+        inner.append((model.held_out().mean - values[:120]) ** 2)
+        outer.append((model.predict(rows[120:]).mean - values[120:]) ** 2)
+        low, high = model.interval(rows[120:])
+        inside.append((low <= values[120:]) & (values[120:] <= high))
+    # 360 rows: 4 % deviation of an RMSE, 2 % of a coverage.
+    assert np.sqrt(np.mean(inner)) == pytest.approx(np.sqrt(np.mean(outer)), rel=0.15)
+    assert 0.84 <= np.mean(inside) <= 0.96
 
 
 def test_which_candidates_are_tried() -> None:
