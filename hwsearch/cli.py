@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set search.trials=200")
 ]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def _version(show: bool) -> None:
@@ -43,7 +45,9 @@ def _main(
 
 
 def _json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
+    from hwsearch.runfolder import to_json
+
+    typer.echo(to_json(value))
 
 
 @app.command()
@@ -151,6 +155,53 @@ def measure(
 
 
 @app.command()
+def devices(as_json: JsonOption = False) -> None:
+    """Show which runtimes can measure here, and what to install for the others.
+
+    Example: hwsearch devices
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.devices import devices as command
+    from hwsearch.report.table import rows_table
+
+    rows = command()
+    if as_json:
+        _json(rows)
+        return
+    shown = [
+        {
+            "runtime": row["runtime"],
+            "available": "yes" if row["available"] else "no",
+            "metrics": ", ".join(row["metrics"]),
+            "detail": row["detail"],
+        }
+        for row in rows
+    ]
+    Console().print(rows_table(shown, ["runtime", "available", "metrics", "detail"], "Runtimes"))
+
+
+@app.command()
+def profile(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="YAML file of a device, or a runtime's name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the capability cards.")] = Path("devices"),
+    as_json: JsonOption = False,
+) -> None:
+    """Find out what pays on a device: sparsity, precision, kernels, widths; writes a capability card.
+
+    Example: hwsearch profile onnxruntime
+    """
+    from hwsearch.commands.devices import profile as command
+
+    def observe(subject: str, done: int, total: int) -> None:
+        typer.echo(f"  {done + 1}/{total} {subject} ...", err=True)
+
+    card, path = command(device, out=out, observe=observe)
+    typer.echo(card.to_json() if as_json else card.table())
+    typer.echo(f"{path}", err=True)
+
+
+@app.command()
 def predict(
     run: RunArg,
     arch: Annotated[
@@ -203,11 +254,135 @@ def space(
         for g in answer["genes"]
     ]
     console = Console()
-    title = f"{answer['family']}: {answer['n_genes']} genes, {answer['size']:.4g} architectures"
+    size = f"{Decimal(answer['size']):.4g}"  # may be larger than any float
+    title = f"{answer['family']}: {answer['n_genes']} genes, {size} architectures"
     console.print(rows_table(genes, ["gene", "choices", "active when"], title))
     for which in ("smallest", "largest"):
         costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
         console.print(f"{which}: {costs}", highlight=False, soft_wrap=True)
+
+
+@app.command("query")
+def query_(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="RUN|PREDICTOR...", help="Folder of a run, predictor files, of one space.")
+    ],
+    prefer: Annotated[str, typer.Option(help="Metric to be best in: latency_ms@cpu")],
+    limit: Annotated[
+        list[str] | None, typer.Option(help="That answers keep: accuracy:min=0.97, latency_ms@cpu:max=2; repeatable.")
+    ] = None,
+    which: Annotated[
+        list[str] | None, typer.Option("--from", metavar="trials|predictors", help="Where from [both]; repeatable.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Measured and predicted answers, of each at most.")] = 5,
+    candidates: Annotated[int, typer.Option(help="Architectures that predictors are asked about.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the candidates.")] = 0,
+    level: Annotated[float, typer.Option(help="Of intervals.")] = 0.9,
+    cautious: Annotated[bool, typer.Option(help="Judge predictions by the worse end of their interval.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file whose network gives layer costs to predictors in files.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best architectures under limits, among stored trials and by prediction; each says which it is.
+
+    Example: hwsearch query runs/quickstart --prefer latency_ms@cpu --limit accuracy:min=0.97
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.query_service import best
+    from hwsearch.report.table import rows_table
+
+    answer = best(
+        sources,
+        prefer=prefer,
+        limits=limit or [],
+        sources=which or [],
+        count=count,
+        candidates=candidates,
+        seed=seed,
+        level=level,
+        cautious=cautious,
+        config=config,
+    )
+    if as_json:
+        _json(answer)
+        return
+    names = list(dict.fromkeys(name for found in answer["answers"] for name in found["values"]))
+    # The table shows what was asked for; --json has every metric.
+    asked = {text.split(":")[0].split("@")[0] for text in [prefer, *(limit or [])]}
+    names = [name for name in names if name.split("@")[0] in asked]
+    rows = [
+        {
+            "key": found["key"],
+            "label": found["label"],
+            **{name: _shown(found["values"].get(name)) for name in names},
+        }
+        for found in answer["answers"]
+    ]
+    if not rows:
+        typer.echo("no architecture keeps the limits")
+        return
+    Console().print(rows_table(rows, ["key", "label", *names], f"best {answer['prefer']} under the limits"))
+    if any(v["outside"] for found in answer["answers"] for v in found["values"].values()):
+        typer.echo("! outside of the range that the predictor was trained on")
+
+
+def _shown(value: dict[str, Any] | None) -> str:
+    """Returns a value of an answer for a table: with its deviation where it was predicted."""
+    if value is None or value["value"] is None:
+        return "-"
+    spread = f" ± {value['std']:.2g}" if value["kind"] == "predicted" and value["std"] is not None else ""
+    return f"{value['value']:.6g}{spread}{' !' if value['outside'] else ''}"
+
+
+@app.command()
+def serve(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="PREDICTOR|RUN...", help="Predictor files, folder of a run, of one space.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; use a key for any other.")] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8642,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the key that requests must carry [$HWSEARCH_API_KEY].")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16 * 2**20,
+    max_architectures: Annotated[int, typer.Option(min=1, help="In one prediction.")] = 10_000,
+    timeout_s: Annotated[float, typer.Option(help="For a request to arrive, and again for its answer.")] = 30.0,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file whose network gives layer costs to predictors in files.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster [one is started here].")] = None,
+) -> None:
+    """Answer predictions and queries over HTTP until interrupted.
+
+    Example: hwsearch serve runs/quickstart --replicas 2
+    """
+    import signal
+    import threading
+
+    from hwsearch.serve import is_local, read_key, serving
+    from hwsearch.service.settings import Settings
+
+    settings = Settings(
+        max_bytes=max_bytes,
+        max_architectures=max_architectures,
+        timeout_s=timeout_s,
+        key_digest=read_key(api_key_file),
+    )
+    if settings.key_digest is None and not is_local(host):
+        typer.echo(f"Warning: anyone who reaches {host} can ask; --api-key-file asks for a key.", err=True)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with serving(
+        sources, host=host, port=port, replicas=replicas, settings=settings, config=config, address=address
+    ) as running:
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own
+            signal.signal(number, lambda *_: stop.set())
+        typer.echo(f"{running.url}/v1/predict, /v1/query, /v1/devices, /v1/space, /openapi.json, /metrics")
+        stop.wait()
 
 
 weights_app = typer.Typer(
@@ -295,12 +470,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)  # typer answers an interrupt, and Exit, with a number
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; the same command continues", err=True)
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         if debug:
             raise
@@ -308,13 +480,17 @@ def main() -> None:
         if callable(show):  # usage errors of the argument parser
             show()
             sys.exit(2)
-        from hwsearch.errors import DeviceError
+        from hwsearch.errors import DeviceError, NoResultError, WorkerError
 
-        if isinstance(error, ValueError | DeviceError | OSError):
+        if isinstance(error, ValueError | DeviceError | NoResultError | WorkerError | OSError):
             typer.echo(f"Error: {error}", err=True)
             sys.exit(2 if isinstance(error, ValueError) else 1)
         typer.echo(f"Error: {type(error).__name__}: {error} (--debug shows where)", err=True)
         sys.exit(1)
+    if code == INTERRUPTED:
+        typer.echo("interrupted; the same command continues", err=True)
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

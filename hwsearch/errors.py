@@ -21,6 +21,10 @@ class WorkerError(RuntimeError):
     """No worker of a kind can be made, so that the work cannot go on; nothing recorded is lost."""
 
 
+class NoResultError(RuntimeError):
+    """A search came to its end without a network that can be handed over."""
+
+
 class MissingExtraError(UserError):
     """A library is missing that an extra installs; the message names the extra."""
 

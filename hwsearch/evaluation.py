@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,6 +44,26 @@ def calibration_batches(train: Split, *, n: int = 512, batch_size: int = 128, se
         raise ValueError(f"calibration must use at least 1 example, but got {n}.")
     rows = np.random.default_rng([seed, 3]).permutation(len(train))[:n]
     return [train.inputs(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
+
+
+@torch.no_grad()
+def correct_answers(module: nn.Module, split: Split, *, batch_size: int = 256) -> NDArray[np.bool_]:
+    """Returns which examples of a split the module classifies rightly, (n,), in eval mode; modes are restored.
+
+    Two of these on one split can be compared example by example, which tells smaller differences apart than two
+    accuracies do.
+    """
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    modes = {m: m.training for m in module.modules()}
+    parts = []
+    try:
+        module.eval()
+        for inputs, targets in split.batches(batch_size):
+            parts.append((module(inputs.to(device)).argmax(dim=1).cpu() == targets).numpy())
+    finally:
+        for m, training in modes.items():
+            m.training = training
+    return np.concatenate(parts)
 
 
 @torch.no_grad()

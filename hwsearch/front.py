@@ -11,7 +11,7 @@ import math
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -45,6 +45,8 @@ class Member:
         validated: the same metrics again: hold-out accuracy, a new measurement of the same artifact.
         validated_stds: spread of these.
         behind: another member is at least as good in every validated objective and better in one.
+        passed: limits that the validated values pass.
+        remade: made again for validation, it got other weights than in the search (another machine or library).
         artifacts: name -> digest; `weights` holds the subnet's own weights.
         measured: device -> what the new measurement says of itself (repeats, environment).
         error: why validation failed, or None.
@@ -58,6 +60,8 @@ class Member:
     validated: Mapping[str, float] = field(default_factory=dict)
     validated_stds: Mapping[str, float] = field(default_factory=dict)
     behind: bool = False
+    passed: tuple[str, ...] = ()
+    remade: bool = False
     artifacts: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
@@ -70,11 +74,29 @@ def load_front(folder: RunFolder) -> list[Member]:
         RunFolderError: the run has none yet.
     """
     try:
-        return [Member(**row) for row in json.loads(folder.front_json.read_text())["members"]]
+        rows = json.loads(folder.front_json.read_text())["members"]
+        return [Member(**{**row, "passed": tuple(row["passed"])}) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{folder.path} must hold a validated front (front.json), but the run has not come that far."
         ) from error
+
+
+def stored_front(study: Study, folder: RunFolder) -> list[Member] | None:
+    """Returns the front that was validated before, if it is still the study's and nothing of it is missing."""
+    try:
+        stored = load_front(folder)
+        content = json.loads(folder.front_json.read_text())
+    except RunFolderError:
+        return None
+    tracked = {"objectives": study.objectives, "limits": study.limits}
+    if any(content.get(name) != [asdict(o) for o in values] for name, values in tracked.items()):
+        return None
+    if [m.index for m in stored] != [t.index for t in study.front()] or any(m.error for m in stored):
+        return None
+    if any(folder.load_artifact(digest) is None for m in stored for digest in m.artifacts.values()):
+        return None
+    return stored
 
 
 def validate(
@@ -96,12 +118,9 @@ def validate(
         observe: called with (done, total) steps.
     """
     trials = study.front()
-    try:
-        stored = load_front(folder)
-        if [m.index for m in stored] == [t.index for t in trials] and not any(m.error for m in stored):
-            return stored
-    except RunFolderError:
-        pass
+    stored = stored_front(study, folder)
+    if stored is not None:
+        return stored
     again: dict[int, Evaluated] = {}
     measured: dict[int, dict[str, Any]] = {trial.index: {} for trial in trials}
     errors: dict[int, str] = {}
@@ -138,7 +157,7 @@ def validate(
                 executor.submit(MeasureJob(device, (trial.index,), (again[trial.index].artifacts[device],)))
     finish()
     members = [_member(trial, again[trial.index], measured[trial.index], errors, study, folder) for trial in trials]
-    members = _flag(members, study.objectives)
+    members = _flag(members, study.objectives, study.limits)
     save_front(members, study.objectives, study.limits, folder)
     return members
 
@@ -164,11 +183,7 @@ def _member(
             for metric, m in outcome.items()
         }
     artifacts = {name: folder.store(artifact) for name, artifact in again.artifacts.items()}
-    error = errors.get(trial.index)
-    searched = trial.attributes.get("artifacts", {})
-    changed = [d for d in study.devices if d in searched and d in artifacts and searched[d] != artifacts[d]]
-    if error is None and changed:
-        error = f"the artifact for {changed[0]} differs from the one that was measured in the search."
+    before, now = (a.get("weights_sha256") for a in (trial.attributes, again.evaluation.attributes))
     return Member(
         key=trial.key,
         index=trial.index,
@@ -179,17 +194,25 @@ def _member(
         validated_stds=stds,
         artifacts=artifacts,
         measured=details,
-        error=error,
+        remade=before is not None and now is not None and before != now,
+        error=errors.get(trial.index),
     )
 
 
-def _flag(members: list[Member], objectives: Sequence[Objective]) -> list[Member]:
-    """Marks members that the validated values of another member dominate."""
+def _flag(members: list[Member], objectives: Sequence[Objective], limits: Sequence[Objective]) -> list[Member]:
+    """Marks members whose validated values another member dominates, or pass a limit."""
     if not members:
         return members
     losses = np.array([[o.loss(m.validated.get(o.name, math.nan)) for o in objectives] for m in members])
     best = pareto.front(losses)
-    return [Member(**{**asdict(m), "behind": not bool(keep)}) for m, keep in zip(members, best, strict=True)]
+    return [
+        replace(
+            m,
+            behind=not bool(keep),
+            passed=tuple(o.name for o in limits if o.violation(m.validated.get(o.name, math.nan)) > 0),
+        )
+        for m, keep in zip(members, best, strict=True)
+    ]
 
 
 def save_front(
@@ -201,12 +224,13 @@ def save_front(
     genes = list(dict.fromkeys(gene for member in members for gene in member.architecture))
     text = io.StringIO()
     writer = csv.writer(text)
-    head = ["key", "trial", "behind", "error"]
+    head = ["key", "trial", "behind", "passed_limits", "error"]
     for name in names:
         head += [f"{name}:search", f"{name}:validated", f"{name}:validated_std"]
     writer.writerow([*head, *genes])
     for member in members:
-        row: list[object] = [member.key, member.index, member.behind, member.error or ""]
+        passed = " ".join(member.passed)
+        row: list[object] = [member.key, member.index, member.behind, passed, member.error or ""]
         for name in names:
             row += [member.metrics.get(name), member.validated.get(name), member.validated_stds.get(name)]
         writer.writerow([*row, *[member.architecture.get(gene) for gene in genes]])
@@ -236,6 +260,7 @@ def export_member(
     *,
     exporter: Exporter,
     dataset: Dataset | None,
+    origin: str | None = None,
     command: Sequence[str] = (),
 ) -> Agreement:
     """Writes `models/<key>/`: the ONNX model, its weights and its card, after checking the model against the module.
@@ -246,15 +271,26 @@ def export_member(
         folder: of the run; holds the member's artifacts.
         exporter: of ONNX; used where no device's artifact is ONNX.
         dataset: real inputs for the check, or None.
+        origin: of the weights, for the card.
         command: that made the run, for the card.
 
     Raises:
         RunFolderError: the member's weights are gone.
         DeviceError: the exported model does not agree with the module within 1e-4.
     """
-    weights = folder.load_artifact(member.artifacts[WEIGHTS]) if WEIGHTS in member.artifacts else None
+    if member.error is not None:
+        raise RunFolderError(f"net {member.key} must have been validated, but: {member.error}")
+    if WEIGHTS not in member.artifacts:
+        raise RunFolderError(
+            f"net {member.key} must have weights to be exported, but this run counts costs alone: "
+            "give supernet.weights, or an objective such as accuracy."
+        )
+    weights = folder.load_artifact(member.artifacts[WEIGHTS])
     if weights is None:
-        raise RunFolderError(f"the weights of {member.key} must be in {folder.artifacts}, but they are not.")
+        raise RunFolderError(
+            f"the weights of {member.key} must be in {folder.artifacts}, but they are not, or damaged: "
+            "`hwsearch run` makes them again."
+        )
     arch = supernet.space.architecture(member.architecture)
     module = plain_module(supernet, member.architecture, weights)
     generator = torch.Generator().manual_seed(0)
@@ -283,6 +319,8 @@ def export_member(
         "search_metrics": _with_spreads(member.metrics, member.stds),
         "measured": dict(member.measured),
         "behind": member.behind,
+        "passed_limits": list(member.passed),
+        "weights": origin,
         "agreement": asdict(agreement),
         "precision": model.precision,
         "input_shapes": [list(tensor.shape[1:]) for tensor in example],
@@ -294,6 +332,18 @@ def export_member(
     }
     write_json(target / "card.json", card)
     return agreement
+
+
+def is_exported(member: Member, folder: RunFolder) -> bool:
+    """Whether `models/<key>/` holds this member as it was validated, whole."""
+    target = folder.models / member.key
+    try:
+        card = json.loads((target / "card.json").read_text())
+        whole = all(_sha256((target / name).read_bytes()) == f["sha256"] for name, f in card["files"].items())
+        shown = {name: metric["value"] for name, metric in card["metrics"].items()}
+        return bool(whole and shown == member.validated and card["behind"] == member.behind)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def plain_module(supernet: Supernet, architecture: Mapping[str, Any], weights: Artifact) -> torch.nn.Module:
@@ -313,11 +363,12 @@ def choose(members: Sequence[Member], prefer: Objective, limits: Sequence[Object
     for objective in (prefer, *limits):
         if objective.name not in known:
             raise UserError(f"the metric must be one of {known}, but got {objective.name!r}.")
+    members = [m for m in members if m.error is None and prefer.name in m.validated]
     kept = [m for m in members if all(o.violation(m.validated.get(o.name, math.nan)) <= 0 for o in limits)]
     if not kept:
         shown = ", ".join(f"{o.name} {'<=' if o.sign > 0 else '>='} {o.limit:g}" for o in limits if o.limit is not None)
         raise UserError(f"at least one member of the front must keep {shown}, but none of {len(members)} does.")
-    return min(kept, key=lambda m: prefer.loss(m.validated.get(prefer.name, math.inf)))
+    return min(kept, key=lambda m: prefer.loss(m.validated[prefer.name]))
 
 
 def versions() -> dict[str, str]:

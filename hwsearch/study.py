@@ -121,6 +121,8 @@ class Study:
         limits: objectives with a limit (also ones that are only limits).
         devices: every device that trials are measured on.
         storage: read once, here.
+        read_only: for looking at a run without its lock: nothing is written, and studies that are not there yet have
+            no trials.
     """
 
     def __init__(
@@ -132,8 +134,9 @@ class Study:
         limits: Sequence[Objective] = (),
         devices: Sequence[str] = (),
         storage: BaseStorage,
+        read_only: bool = False,
     ) -> None:
-        self.name, self.space = name, space
+        self.name, self.space, self.read_only = name, space, read_only
         self.objectives, self.limits = tuple(objectives), tuple(limits)
         self.devices = tuple(devices)
         self.trials: list[Trial] = []  # in proposal order
@@ -147,7 +150,12 @@ class Study:
         self._known: set[bytes] = set()
         self._next_index = 0
         self._distributions = {g.name: CategoricalDistribution(list(g.choices)) for g in space.genes}
-        self._studies = {device: self._open(storage, device) for device in (None, *self.devices)}
+        stored = set(optuna.get_all_study_names(storage)) if read_only else None
+        self._studies = {
+            device: self._open(storage, device)
+            for device in (None, *self.devices)
+            if stored is None or self._study_name(device) in stored
+        }
         self._read()
 
     def _columns(self, device: str | None) -> list[Objective]:
@@ -155,9 +163,12 @@ class Study:
         own = [o for o in self.objectives if o.device in {None, device}]
         return own or [Objective("seconds")]
 
+    def _study_name(self, device: str | None) -> str:
+        return f"{self.name}@{device or 'accuracy'}"
+
     def _open(self, storage: BaseStorage, device: str | None) -> optuna.Study:
         columns = self._columns(device)
-        name, sampler = f"{self.name}@{device or 'accuracy'}", optuna.samplers.RandomSampler(seed=0)
+        name, sampler = self._study_name(device), optuna.samplers.RandomSampler(seed=0)
         if name in optuna.get_all_study_names(storage):  # creating it once more would write to the storage
             study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
         else:
@@ -178,6 +189,8 @@ class Study:
             raise RunFolderError(
                 f"study {study.study_name!r} must be of space {self.space.fingerprint}, but was stored with {space}."
             )
+        if self.read_only:
+            return study
         if study.metric_names is None or "space" not in study.user_attrs:  # new, or its driver was killed here
             study.set_user_attr("space", self.space.fingerprint)
             with warnings.catch_warnings():
@@ -295,6 +308,8 @@ class Study:
         self._record(index, device, evaluation)
 
     def _record(self, index: int, device: str | None, evaluation: Evaluation) -> None:
+        if self.read_only:
+            raise RuntimeError("a study must be opened for writing to record trials, but it was opened read-only.")
         trial = self._by_index[index]
         if device in trial.arrived:
             raise ValueError(f"trial {index} must be recorded once per device, but got {device or 'accuracy'} again.")

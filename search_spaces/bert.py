@@ -10,20 +10,25 @@ from torch import Tensor, nn
 from search_spaces.architecture import Architecture
 from search_spaces.encoder_genes import encoder_genes, layer_condition
 from search_spaces.layers import LayerSpec
+from search_spaces.presets import EncoderSizes, preset_with
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import ChannelGroup, Columns, Family
 from search_spaces.transformer_blocks import (
     Exists,
     PostNormLayer,
     attention_layers,
-    feed_group,
+    encoder_groups,
     feed_layers,
-    head_group,
     linear_layer,
     norm_layer,
 )
 
 EPS = 1e-12
+PRESETS: Mapping[str, EncoderSizes] = {
+    "base": EncoderSizes(768, 64, (6, 7, 8, 9, 10, 11, 12), (6, 8, 10, 12), (1024, 2048, 3072)),
+    "small": EncoderSizes(256, 32, (4, 5, 6), (4, 6, 8), (256, 512, 1024)),
+    "tiny": EncoderSizes(64, 16, (1, 2), (2, 3, 4), (64, 128)),
+}
 
 
 class BertEmbeddings(nn.Module):
@@ -98,8 +103,9 @@ class Bert(Family):
         n_classes: outputs.
         vocab_size: entries of the word embedding. max_tokens: entries of the position embedding.
         tokens: length of example inputs and of the inputs that costs are for.
-        dim: width of the residual stream. head_size: features per head.
-        layers, heads, hidden: choices.
+        preset: `base` (published), `small` (4 to 6 layers of width 256), `tiny` (1 to 2 layers of width 64).
+        dim: width of the residual stream. head_size: features per head. By default the preset's.
+        layers, heads, hidden: choices. By default the preset's.
         dropout: in training.
 
     Source: Devlin et al. 2019; elastic heads and layers as in DyNAS-T's `bert_base_sst2`.
@@ -115,11 +121,12 @@ class Bert(Family):
         vocab_size: int = 30522,
         max_tokens: int = 512,
         tokens: int = 128,
-        dim: int = 768,
-        head_size: int = 64,
-        layers: Sequence[int] = (6, 7, 8, 9, 10, 11, 12),
-        heads: Sequence[int] = (6, 8, 10, 12),
-        hidden: Sequence[int] = (1024, 2048, 3072),
+        preset: str = "base",
+        dim: int | None = None,
+        head_size: int | None = None,
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        hidden: Sequence[int] | None = None,
         dropout: float = 0.1,
     ) -> None:
         if n_classes < 1:
@@ -127,10 +134,11 @@ class Bert(Family):
         if not 1 <= tokens <= max_tokens:
             raise ValueError(f"tokens must be between 1 and max_tokens ({max_tokens}), but got {tokens}.")
         self.n_classes, self.vocab_size, self.max_tokens, self.tokens = n_classes, vocab_size, max_tokens, tokens
-        self.dim, self.head_size, self.dropout = dim, head_size, dropout
-        self.depths, self.heads, self.hidden = tuple(layers), tuple(heads), tuple(hidden)
+        given = {"dim": dim, "head_size": head_size, "layers": layers, "heads": heads, "hidden": hidden}
+        sizes = preset_with(PRESETS, preset, given)
+        self.dim, self.head_size, self.depths, self.dropout = sizes.dim, sizes.head_size, tuple(sizes.layers), dropout
         self.input_shape = (tokens,)
-        self.space = SearchSpace(encoder_genes(layers, heads, hidden))
+        self.space = SearchSpace(encoder_genes(sizes.layers, sizes.heads, sizes.hidden))
 
     def build(self, arch: Architecture) -> nn.Module:
         """Returns a `BertClassifier`."""
@@ -185,11 +193,7 @@ class Bert(Family):
 
     def channel_groups(self) -> list[ChannelGroup]:
         """Returns heads and hidden units of every layer."""
-        groups = []
-        for i in range(1, max(self.depths) + 1):
-            groups.append(head_group(f"layers.layer{i}.attention", self.head_size))
-            groups.append(feed_group(f"layers.layer{i}.feed"))
-        return groups
+        return encoder_groups(max(self.depths), self.head_size)
 
     # -- published weights ---------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ def global_masks(scores: Mapping[str, Tensor], density: float) -> dict[str, Tens
     Of equal scores the ones in earlier layers and with lower flat index are kept.
     """
     check_budget({name: tuple(s.shape) for name, s in scores.items()}, density)
-    flat = torch.cat([s.reshape(-1).double() for s in scores.values()])
+    flat = torch.cat([s.reshape(-1) for s in scores.values()])
     start = 0
     for s in scores.values():
         flat[start + int(s.reshape(-1).argmax())] = torch.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.genes import Condition, Gene
 from search_spaces.hat_modules import EPS, DecoderLayer, TranslationTransformer
 from search_spaces.layers import LayerSpec
+from search_spaces.presets import preset_with
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import ChannelGroup, Columns, Family
 from search_spaces.transformer_blocks import (
@@ -24,6 +26,26 @@ from search_spaces.transformer_blocks import (
 
 ATTEND = {-1: 1, 1: 2, 2: 3}
 """Choice of `decoder.layer{i}.attend` -> how many of the encoder's last layers are attended to."""
+
+
+@dataclass(frozen=True)
+class HatSizes:
+    """Sizes of a translation transformer: choices, the number of encoder layers, features of all heads together."""
+
+    dims: tuple[int, ...]
+    encoder_hidden: tuple[int, ...]
+    decoder_hidden: tuple[int, ...]
+    heads: tuple[int, ...]
+    encoder_layers: int
+    decoder_layers: tuple[int, ...]
+    inner: int
+
+
+PRESETS: Mapping[str, HatSizes] = {
+    "wmt14_en_de": HatSizes((640, 512), (3072, 2048, 1024), (3072, 2048, 1024), (8, 4), 6, (6, 5, 4, 3, 2, 1), 512),
+    "small": HatSizes((128, 96), (512, 256), (512, 256), (8, 4), 3, (3, 2, 1), 128),
+    "tiny": HatSizes((32, 24), (64, 32), (64, 32), (4, 2), 3, (2, 1), 32),
+}
 
 
 class HatTransformer(Family):
@@ -50,6 +72,8 @@ class HatTransformer(Family):
         vocab_size: of the joint dictionary. padding, end: ids of these tokens.
         source_tokens, target_tokens: lengths of example inputs and of the inputs that costs are for.
         max_tokens: longest sentence.
+        preset: `wmt14_en_de` (published), `small` (width 128 and 96), `tiny` (32 and 24). What follows replaces its
+            values.
         dims, encoder_hidden, decoder_hidden, heads, decoder_layers: choices.
         encoder_layers: number of encoder layers, at least 3.
         inner: features of all heads together.
@@ -71,20 +95,31 @@ class HatTransformer(Family):
         source_tokens: int = 30,
         target_tokens: int = 30,
         max_tokens: int = 1024,
-        dims: Sequence[int] = (640, 512),
-        encoder_hidden: Sequence[int] = (3072, 2048, 1024),
-        decoder_hidden: Sequence[int] = (3072, 2048, 1024),
-        heads: Sequence[int] = (8, 4),
-        encoder_layers: int = 6,
-        decoder_layers: Sequence[int] = (6, 5, 4, 3, 2, 1),
-        inner: int = 512,
+        preset: str = "wmt14_en_de",
+        dims: Sequence[int] | None = None,
+        encoder_hidden: Sequence[int] | None = None,
+        decoder_hidden: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        encoder_layers: int | None = None,
+        decoder_layers: Sequence[int] | None = None,
+        inner: int | None = None,
         dropout: float = 0.3,
         attention_dropout: float = 0.1,
     ) -> None:
-        if encoder_layers < max(ATTEND.values()):
-            raise ValueError(f"encoder_layers must be at least {max(ATTEND.values())}, but got {encoder_layers}.")
-        if any(inner % h for h in heads):
-            raise ValueError(f"heads must divide inner ({inner}), but got {list(heads)}.")
+        given = {
+            "dims": dims,
+            "encoder_hidden": encoder_hidden,
+            "decoder_hidden": decoder_hidden,
+            "heads": heads,
+            "encoder_layers": encoder_layers,
+            "decoder_layers": decoder_layers,
+            "inner": inner,
+        }
+        sizes = preset_with(PRESETS, preset, given)
+        if sizes.encoder_layers < max(ATTEND.values()):
+            raise ValueError(f"encoder_layers must be at least {max(ATTEND.values())}, but got {sizes.encoder_layers}.")
+        if any(sizes.inner % h for h in sizes.heads):
+            raise ValueError(f"heads must divide inner ({sizes.inner}), but got {list(sizes.heads)}.")
         if max(source_tokens, target_tokens) > max_tokens:
             raise ValueError(
                 f"source_tokens and target_tokens must be at most max_tokens ({max_tokens}), "
@@ -96,10 +131,12 @@ class HatTransformer(Family):
             )
         self.vocab_size, self.padding, self.end, self.max_tokens = vocab_size, padding, end, max_tokens
         self.source_tokens, self.target_tokens = source_tokens, target_tokens
-        self.dims, self.inner, self.n_encoder, self.depths = tuple(dims), inner, encoder_layers, tuple(decoder_layers)
+        self.dims, self.inner = tuple(sizes.dims), sizes.inner
+        self.n_encoder, self.depths = sizes.encoder_layers, tuple(sizes.decoder_layers)
         self.dropout, self.attention_dropout = dropout, attention_dropout
         self.input_shape = (source_tokens,)
-        encoder, decoder = range(1, encoder_layers + 1), range(1, max(self.depths) + 1)
+        encoder, decoder = range(1, self.n_encoder + 1), range(1, max(self.depths) + 1)
+        heads, encoder_hidden, decoder_hidden = sizes.heads, sizes.encoder_hidden, sizes.decoder_hidden
         genes = [Gene("encoder.dim", self.dims), Gene("decoder.dim", self.dims), Gene("decoder.layers", self.depths)]
         genes += [Gene(f"encoder.layer{i}.hidden", tuple(encoder_hidden)) for i in encoder]
         genes += [Gene(f"decoder.layer{i}.hidden", tuple(decoder_hidden), active_when=self._when(i)) for i in decoder]

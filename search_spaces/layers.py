@@ -100,11 +100,11 @@ class LayerSpec:
 
     def nonzeros(self) -> Size:
         """Returns the exact number of weight values that the layer's pattern keeps."""
-        return self._by_pattern(lambda p: p.nonzeros(self.outputs, self.inputs // self.groups, self.kernel))
+        return self.by_pattern(lambda p: p.nonzeros(self.outputs, self.inputs // self.groups, self.kernel))
 
     def weight_bytes(self) -> Size:
         """Returns the bytes of the weight in its smallest encoding under the layer's pattern, fp32 values."""
-        return self._by_pattern(lambda p: p.stored_bytes(self.outputs, self.inputs // self.groups, self.kernel))
+        return self.by_pattern(lambda p: p.stored_bytes(self.outputs, self.inputs // self.groups, self.kernel))
 
     def activation_bytes(self, bytes_per_value: int = 4) -> Size:
         """Returns the bytes alive while the layer runs on one example: input, output and what is held."""
@@ -141,7 +141,8 @@ class LayerSpec:
             nonzeros += bias
             stored += 4 * bias
 
-    def _by_pattern(self, cost: Callable[[Pattern], Size]) -> Size:
+    def by_pattern(self, cost: Callable[[Pattern], Size]) -> Size:
+        """Returns a cost of the weight under each architecture's own pattern; 0 without weight or where inactive."""
         if self.kind not in WEIGHTED:
             return 0
         costs = [cost(p if self.may_be_sparse else DENSE) for p in self.patterns]

@@ -24,8 +24,9 @@ from search_spaces.blocks import (
 )
 from search_spaces.genes import Condition, Gene
 from search_spaces.layers import LayerSpec, Size
+from search_spaces.resolution import ImageFamily, resolution_genes, side_column
 from search_spaces.space import SearchSpace
-from search_spaces.supernet import ChannelGroup, Columns, Family
+from search_spaces.supernet import ChannelGroup, Columns
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,12 @@ class Stage:
             raise ValueError(f"stage.stride must be 1 or 2, but got {self.stride}.")
 
 
-class MobileNet(Family):
+class MobileNet(ImageFamily):
     """Stem 3x3, stages of inverted residuals, 1x1 head, global mean, linear classifier; any input size.
 
     | genes of stage s (in this order), blocks b = 1..max depth | choices |
     |---|---|
+    | resolution (only if several are given) | `resolutions` |
     | stage{s}.depth | `Stage.depth`: the first so many blocks exist |
     | stage{s}.width | `Stage.width` |
     | stage{s}.block{b}.kernel, stage{s}.block{b}.expand | `Stage.kernel`, `Stage.expand`; active while b <= depth |
@@ -78,6 +80,7 @@ class MobileNet(Family):
         n_classes: outputs.
         stem: channels of the stem. stem_stride: 1 or 2.
         head: channels of the last 1x1 convolution.
+        resolutions: sides of the input to choose from, the largest of them `input_shape`'s; None for that one only.
         stages: in order.
     """
 
@@ -92,6 +95,7 @@ class MobileNet(Family):
         stem: int = 16,
         stem_stride: int = 1,
         head: int = 128,
+        resolutions: Sequence[int] | None = None,
     ) -> None:
         self.input_shape = tuple(input_shape)
         if len(self.input_shape) != 3 or self.input_shape[1] != self.input_shape[2]:
@@ -100,7 +104,12 @@ class MobileNet(Family):
             raise ValueError("stages must not be empty.")
         self.n_classes, self.stem, self.stem_stride, self.head = n_classes, stem, stem_stride, head
         self.stages = tuple(stages)
-        genes = []
+        resolutions = self.input_shape[1:2] if resolutions is None else resolutions
+        genes = resolution_genes(resolutions)
+        if max(resolutions) != self.input_shape[1]:
+            raise ValueError(
+                f"the largest of resolutions must be input_shape's {self.input_shape[1]}, but got {list(resolutions)}."
+            )
         for s, stage in enumerate(self.stages, start=1):
             genes.append(Gene(f"stage{s}.depth", stage.depth))
             genes.append(Gene(f"stage{s}.width", stage.width))
@@ -144,7 +153,7 @@ class MobileNet(Family):
 
     def layers(self, columns: Columns) -> list[LayerSpec]:
         """Returns the layers of stem, all possible blocks, head and classifier. Stem and classifier stay dense."""
-        size: Size = self.input_shape[1]
+        size: Size = side_column(columns, self.input_shape[1])
         layers = conv_norm_layers(
             "stem",
             "stem",

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.blocks import (
@@ -26,9 +25,9 @@ from search_spaces.blocks import (
 from search_spaces.genes import Condition, Gene
 from search_spaces.kernel_transform import add_matrices, kernel_transform
 from search_spaces.layers import LayerSpec, Size
-from search_spaces.resolution import at_resolution, resolution_genes, side_column, side_of
+from search_spaces.resolution import ImageFamily, resolution_genes, side_column
 from search_spaces.space import SearchSpace
-from search_spaces.supernet import ChannelGroup, Columns, Family
+from search_spaces.supernet import ChannelGroup, Columns
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class OfaLayout:
         )
 
 
-class OfaMobile(Family):
+class OfaMobile(ImageFamily):
     """Stem 3x3, one fixed block, stages of elastic inverted residuals, 1x1 head, mean, [1x1 mix], classifier.
 
     | genes, in this order | choices | active |
@@ -287,16 +286,3 @@ class OfaMobile(Family):
         elif level:
             kind = f"{kind}.{kind}"
         return f"blocks.{block}.conv.{layer}.{kind}.{rest}"
-
-    # -- inputs --------------------------------------------------------------------------------------
-
-    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
-        """Returns the images resized to the architecture's resolution."""
-        return at_resolution(inputs, arch)
-
-    def example_inputs(
-        self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
-    ) -> tuple[Tensor, ...]:
-        """Returns random images of the architecture's resolution."""
-        side = side_of(arch, self.input_shape[1])
-        return (torch.randn(batch, 3, side, side, generator=generator),)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,9 +23,9 @@ from search_spaces.blocks import (
 )
 from search_spaces.genes import Condition, Gene, Value
 from search_spaces.layers import LayerSpec, Size
-from search_spaces.resolution import at_resolution, resolution_genes, side_column, side_of
+from search_spaces.resolution import ImageFamily, resolution_genes, side_column
 from search_spaces.space import SearchSpace
-from search_spaces.supernet import ChannelGroup, Columns, Family
+from search_spaces.supernet import ChannelGroup, Columns
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class StemResidual(nn.Module):
         return out + x
 
 
-class OfaResNet50(Family):
+class OfaResNet50(ImageFamily):
     """Once-for-All ResNet50 (`ofa_resnet50`).
 
     | genes, in this order | choices | meaning |
@@ -270,19 +269,6 @@ class OfaResNet50(Family):
         owner, kind, tensor = rest.rpartition(".")[0], "", rest.rpartition(".")[2]
         owner, _, kind = owner.rpartition(".")
         return ".".join(filter(None, [outer, owner, kind, kind, tensor]))
-
-    # -- inputs --------------------------------------------------------------------------------------
-
-    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
-        """Returns the images resized to the architecture's resolution."""
-        return at_resolution(inputs, arch)
-
-    def example_inputs(
-        self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
-    ) -> tuple[Tensor, ...]:
-        """Returns random images of the architecture's resolution."""
-        side = side_of(arch, self.input_shape[1])
-        return (torch.randn(batch, 3, side, side, generator=generator),)
 
 
 def _wide(full: int, ratio: float) -> int:

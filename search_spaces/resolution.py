@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from search_spaces.architecture import Architecture
 from search_spaces.genes import Gene
 from search_spaces.layers import Size
-from search_spaces.supernet import Columns
+from search_spaces.supernet import Columns, Family
 
 GENE = "resolution"
 
@@ -26,19 +27,9 @@ def resolution_genes(resolutions: Sequence[int]) -> list[Gene]:
     return [Gene(GENE, tuple(resolutions))] if len(resolutions) > 1 else []
 
 
-def side_of(arch: Architecture | None, default: int) -> int:
-    """Returns the side of the images that an architecture reads."""
-    return arch.integer(GENE) if arch is not None and GENE in arch else default
-
-
 def side_column(columns: Columns, default: int) -> Size:
     """Returns the side per architecture (n,), or the fixed one."""
     return columns[GENE].astype("int64") if GENE in columns else default
-
-
-def at_resolution(images: Tensor, arch: Architecture) -> Tensor:
-    """Returns the images as an architecture reads them: resized where the resolution is a gene, else as they are."""
-    return resize(images, arch.integer(GENE)) if GENE in arch else images
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -46,3 +37,18 @@ def resize(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
+class ImageFamily(Family):
+    """A family that reads square images of any side; with the gene `resolution`, every architecture has its own."""
+
+    def prepare(self, inputs: Tensor, arch: Architecture) -> Tensor:
+        """Returns images (batch, channels, side, side) resized to the architecture's resolution, if it has one."""
+        return resize(inputs, arch.integer(GENE)) if GENE in arch else inputs
+
+    def example_inputs(
+        self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
+    ) -> tuple[Tensor, ...]:
+        """Returns random images of the architecture's resolution, of the largest one without an architecture."""
+        side = arch.integer(GENE) if arch is not None and GENE in arch else self.input_shape[1]
+        return (torch.randn(batch, self.input_shape[0], side, side, generator=generator),)

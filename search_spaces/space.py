@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -98,7 +99,7 @@ class SearchSpace:
         return hash(self.genes)
 
     def __repr__(self) -> str:
-        return f"SearchSpace({self.n_genes} genes, {self.size():.3g} architectures)"
+        return f"SearchSpace({self.n_genes} genes, {Decimal(self.size()):.3g} architectures)"
 
     # -- structure -----------------------------------------------------------------------------------
 

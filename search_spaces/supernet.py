@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.genes import Gene, Value
-from search_spaces.layers import Costs, LayerSpec, total_costs
+from search_spaces.layers import Costs, IntArray, LayerSpec, total_costs
+from search_spaces.model_bytes import Precision, model_bytes
+from search_spaces.pattern import masked
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
@@ -251,7 +253,7 @@ class Supernet(nn.Module):
             if name not in weights or mask.shape != weights[name].shape:
                 shape = tuple(weights[name].shape) if name in weights else "no such tensor"
                 raise ValueError(f"mask {name!r} must match the sliced weight ({shape}), but got {tuple(mask.shape)}.")
-            weights[name] = torch.where(mask, weights[name], torch.zeros((), dtype=weights[name].dtype))
+            weights[name] = masked(weights[name], mask)
         return weights
 
     def forward(self, inputs: Tensor | tuple[Tensor, ...], arch: Architecture, masks: Masks | None = None) -> Tensor:
@@ -322,6 +324,11 @@ class Supernet(nn.Module):
     def layer_costs(self, arch: Architecture | Mapping[str, Value]) -> Costs:
         """Returns the exact costs of one architecture; `.layers` holds its layers with sizes of shape (1,)."""
         return total_costs(self.layers(self.space.row(arch)[None]), 1)
+
+    def model_bytes(self, population: Population, precision: Precision) -> IntArray:
+        """Returns the bytes of all tensors (n,) of a population (n, g) at a precision: fp32, fp16, bf16 or int8."""
+        population = np.ascontiguousarray(population)
+        return model_bytes(self.layers(population), len(population), precision)
 
     # -- weights in and out --------------------------------------------------------------------------
 

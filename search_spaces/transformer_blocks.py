@@ -263,3 +263,11 @@ def head_group(name: str, head_size: int) -> ChannelGroup:
     for part in ("query", "key", "value"):
         members += [(f"{name}.{part}.weight", 0), (f"{name}.{part}.bias", 0)]
     return ChannelGroup(tuple(members), score=members[0], block=head_size)
+
+
+def encoder_groups(n: int, head_size: int) -> list[ChannelGroup]:
+    """Returns heads and hidden units of the layers `layers.layer1` .. `layers.layer{n}` of an encoder."""
+    groups = []
+    for i in range(1, n + 1):
+        groups += [head_group(f"layers.layer{i}.attention", head_size), feed_group(f"layers.layer{i}.feed")]
+    return groups

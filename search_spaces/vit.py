@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,20 +12,35 @@ from torch import Tensor, nn
 from search_spaces.architecture import Architecture
 from search_spaces.encoder_genes import encoder_genes, layer_condition
 from search_spaces.layers import LayerSpec
+from search_spaces.presets import EncoderSizes, preset_with
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import ChannelGroup, Columns, Family
 from search_spaces.transformer_blocks import (
     Exists,
     PreNormLayer,
     attention_layers,
-    feed_group,
+    encoder_groups,
     feed_layers,
-    head_group,
     linear_layer,
     norm_layer,
 )
 
 Layout = Literal["published", "torchvision", "huggingface"]
+
+
+@dataclass(frozen=True)
+class ViTSizes(EncoderSizes):
+    """Sizes of a vision transformer: also the side of the image and of a patch."""
+
+    side: int
+    patch: int
+
+
+PRESETS: Mapping[str, ViTSizes] = {
+    "base": ViTSizes(768, 64, (10, 11, 12), (6, 8, 10, 12), (1024, 2048, 3072), 224, 16),
+    "small": ViTSizes(192, 32, (4, 5, 6), (3, 4, 6), (192, 384, 768), 32, 4),
+    "tiny": ViTSizes(64, 16, (1, 2), (2, 3, 4), (64, 128), 16, 4),
+}
 EPS: Mapping[Layout, float] = {"published": 1e-6, "torchvision": 1e-6, "huggingface": 1e-12}
 
 
@@ -80,7 +96,10 @@ class ViT(Family):
     - `huggingface`: the same with eps 1e-12 and the names of `ViTForImageClassification`.
 
     Args:
-        n_classes: outputs. side: of the square RGB image. patch: side of a patch; divides `side`.
+        n_classes: outputs.
+        preset: `base` (published), `small` (32 x 32 images, 4 to 6 layers of width 192), `tiny` (16 x 16, 1 to 2
+            layers of width 64). What follows replaces its values.
+        side: of the square RGB image. patch: side of a patch; divides `side`.
         dim: width of the residual stream. head_size: features per head.
         layers, heads, hidden: choices.
         layout: see above.
@@ -96,27 +115,39 @@ class ViT(Family):
         self,
         *,
         n_classes: int = 1000,
-        side: int = 224,
-        patch: int = 16,
-        dim: int = 768,
-        head_size: int = 64,
-        layers: Sequence[int] = (10, 11, 12),
-        heads: Sequence[int] = (6, 8, 10, 12),
-        hidden: Sequence[int] = (1024, 2048, 3072),
+        preset: str = "base",
+        side: int | None = None,
+        patch: int | None = None,
+        dim: int | None = None,
+        head_size: int | None = None,
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        hidden: Sequence[int] | None = None,
         layout: Layout = "published",
         dropout: float = 0.0,
     ) -> None:
         if n_classes < 1:
             raise ValueError(f"n_classes must be at least 1, but got {n_classes}.")
-        if patch < 1 or side < patch or side % patch:
-            raise ValueError(f"side must be a multiple of patch, but got {side} and {patch}.")
+        given = {
+            "side": side,
+            "patch": patch,
+            "dim": dim,
+            "head_size": head_size,
+            "layers": layers,
+            "heads": heads,
+            "hidden": hidden,
+        }
+        sizes = preset_with(PRESETS, preset, given)
+        if sizes.patch < 1 or sizes.side < sizes.patch or sizes.side % sizes.patch:
+            raise ValueError(f"side must be a multiple of patch, but got {sizes.side} and {sizes.patch}.")
         if layout not in EPS:
             raise ValueError(f"layout must be one of {list(EPS)}, but got {layout!r}.")
-        self.n_classes, self.side, self.patch, self.dim, self.head_size = n_classes, side, patch, dim, head_size
-        self.depths, self.layout, self.dropout = tuple(layers), layout, dropout
-        self.tokens = (side // patch) ** 2 + 1
-        self.input_shape = (3, side, side)
-        self.space = SearchSpace(encoder_genes(layers, heads, hidden))
+        self.n_classes, self.side, self.patch = n_classes, sizes.side, sizes.patch
+        self.dim, self.head_size = sizes.dim, sizes.head_size
+        self.depths, self.layout, self.dropout = tuple(sizes.layers), layout, dropout
+        self.tokens = (self.side // self.patch) ** 2 + 1
+        self.input_shape = (3, self.side, self.side)
+        self.space = SearchSpace(encoder_genes(sizes.layers, sizes.heads, sizes.hidden))
 
     def build(self, arch: Architecture) -> nn.Module:
         """Returns a `VisionTransformer`."""
@@ -185,11 +216,7 @@ class ViT(Family):
 
     def channel_groups(self) -> list[ChannelGroup]:
         """Returns heads and hidden units of every layer."""
-        groups = []
-        for i in range(1, max(self.depths) + 1):
-            groups.append(head_group(f"layers.layer{i}.attention", self.head_size))
-            groups.append(feed_group(f"layers.layer{i}.feed"))
-        return groups
+        return encoder_groups(max(self.depths), self.head_size)
 
     # -- published weights ---------------------------------------------------------------------------
 

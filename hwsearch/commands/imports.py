@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwsearch import build
-from hwsearch.commands.run import check_identity
+from hwsearch.commands.identity import check_identity
 from hwsearch.construct import construct
 from hwsearch.errors import UserError
 from hwsearch.importers.dynas import DynasResults, parse_dynas

@@ -13,9 +13,12 @@ from typing import Any
 import yaml
 
 from hwsearch import build
+from hwsearch import config as configuration
 from hwsearch.build import Plan
+from hwsearch.commands.fitting import MIN_ROWS, predictor_path
 from hwsearch.construct import construct
 from hwsearch.devices.base import DeviceSpec
+from hwsearch.distribution.workers import WEIGHTS
 from hwsearch.errors import ConfigError, RunFolderError, UserError
 from hwsearch.export.onnx_exporter import OnnxExporter
 from hwsearch.front import Member, choose, export_member, load_front
@@ -99,7 +102,13 @@ def export(
         target.models = out
     command = ["hwsearch", *sys.argv[1:]]
     export_member(
-        member, plan.supernet(meta=True), target, exporter=OnnxExporter(), dataset=plan.dataset, command=command
+        member,
+        plan.supernet(meta=True),
+        target,
+        exporter=OnnxExporter(),
+        dataset=plan.dataset,
+        origin=plan.weights_are,
+        command=command,
     )
     path = target.models / member.key
     card: dict[str, Any] = json.loads((path / "card.json").read_text())
@@ -134,39 +143,52 @@ def measure(target: str, devices: Sequence[str], *, batch: int | None = None) ->
     Raises:
         UserError: nothing to measure, or no such device.
     """
-    artifact, plan = _artifact(target)
+    artifacts, plan, folder = _artifacts(target)
     rows = []
     for name in devices:
-        spec = _device_spec(name, plan)
+        spec = device_spec(name, plan)
+        if folder is not None and plan is not None and name in plan.devices and spec.reference_ms is None:
+            spec = spec.model_copy(update={"reference_ms": folder.references().get(name)})  # as in the run
         if batch is not None:
             spec = spec.model_copy(update={"batch": batch})
-        kind = build.named("devices", spec.runtime, f"device {name}: runtime")
-        for metric, measurement in kind(spec).measure([artifact])[0].items():
+        device = build.named("devices", spec.runtime, f"device {name}: runtime")(spec)
+        fitting = [a for a in artifacts if not device.formats or a.format in device.formats]
+        for metric, measurement in device.measure([(fitting or artifacts)[0]])[0].items():
             rows.append({"device": spec.name, "metric": metric, "batch": spec.batch, **asdict(measurement)})
     return rows
 
 
-def _artifact(target: str) -> tuple[Artifact, Plan | None]:
+def _artifacts(target: str) -> tuple[list[Artifact], Plan | None, RunFolder | None]:
+    """Returns the formats that a model is there in, and the run that it is from."""
     if target.endswith(".onnx"):
         path = Path(target)
         if not path.is_file():
             raise UserError(f"a model must be an ONNX file or RUN:KEY, but {path} does not exist.")
-        return Artifact("onnx", "fp32", {"model.onnx": path.read_bytes()}, "model.onnx"), None
+        return [Artifact("onnx", "fp32", {"model.onnx": path.read_bytes()}, "model.onnx")], None, None
     run, found, key = target.rpartition(":")
     if not found:
         raise UserError(f"a model must be MODEL.onnx or RUN:KEY, but got {target!r}.")
     plan, folder = run_plan(Path(run))
-    members = load_front(folder)
-    for member in members:
-        if member.key == key:
-            for name, digest in member.artifacts.items():
-                artifact = folder.load_artifact(digest)
-                if name != "weights" and artifact is not None:
-                    return artifact, plan
-    raise UserError(f"the net must be on the front ({[m.key for m in members]}), but got {key!r}.")
+    members = {m.key: m for m in load_front(folder)}
+    if key not in members:
+        raise UserError(f"the net must be on the front ({list(members)}), but got {key!r}.")
+    stored = [folder.load_artifact(d) for name, d in members[key].artifacts.items() if name != WEIGHTS]
+    artifacts = [a for a in stored if a is not None]
+    exported = folder.models / key / "model.onnx"
+    if exported.is_file() and all(a.format != "onnx" for a in artifacts):
+        costs = artifacts[0].costs if artifacts else {}
+        artifacts.append(Artifact("onnx", "fp32", {"model.onnx": exported.read_bytes()}, "model.onnx", costs=costs))
+    if not artifacts:
+        raise UserError(f"net {key} must be there in a format that a device takes, but {folder.path} holds none.")
+    return artifacts, plan, folder
 
 
-def _device_spec(name: str, plan: Plan | None) -> DeviceSpec:
+def device_spec(name: str, plan: Plan | None) -> DeviceSpec:
+    """Returns a device of the plan, of a YAML file, or a runtime with default settings.
+
+    Raises:
+        UserError: none of these.
+    """
     if plan is not None and name in plan.devices:
         return plan.devices[name]
     path = Path(name)
@@ -211,9 +233,12 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
     loaded = {}
     for name in wanted:
         if names[name].metric not in COST_METRICS:
-            path = folder.predictors / f"{name}.safetensors"
+            path = predictor_path(folder, names[name])
             if not path.is_file():
-                raise UserError(f"{run} must hold a predictor of {name}, but it does not: too few finished trials.")
+                raise UserError(
+                    f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or with fewer "
+                    f"than {MIN_ROWS} trials that were measured."
+                )
             loaded[name] = load_predictor(path, space=plan.space).predictor
     for text in archs:
         arch = _architecture(text, plan, folder)
@@ -263,8 +288,11 @@ def _architecture(text: str, plan: Plan, folder: RunFolder) -> Architecture:
 
 
 def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns genes, size and the costs of the smallest and largest architecture of a configuration's space."""
-    plan = build.load(config, tuple(overrides))
+    """Returns genes, size and the costs of the smallest and largest architecture of a configuration's space.
+
+    The data need not be there if the family's own arguments say what shape it has.
+    """
+    plan = _space_plan(config, tuple(overrides))
     supernet = plan.supernet(meta=True)
     return {
         "family": plan.family.name,
@@ -283,6 +311,20 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "smallest": _extreme(supernet, plan.space.smallest()),
         "largest": _extreme(supernet, plan.space.largest()),
     }
+
+
+def _space_plan(config: Path, overrides: tuple[str, ...]) -> Plan:
+    try:
+        return build.load(config, overrides)
+    except ConfigError as error:
+        if not str(error).startswith(f"{config}: data: "):
+            raise
+        raw = configuration.read_yaml(config, overrides)
+        bare: dict[str, Any] = {key: raw[key] for key in ("name", "seed", "supernet", "sparsity") if key in raw}
+        try:
+            return build.load_raw({**bare, "objectives": ["macs"]}, source=str(config))
+        except ConfigError:
+            raise error from None
 
 
 def _extreme(supernet: Supernet, arch: Architecture) -> dict[str, Any]:

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch import build
+from hwsearch import build, checkpoints
 from hwsearch.build import Factory, Plan
+from hwsearch.commands.fitting import fit_predictors
+from hwsearch.commands.identity import check_identity, inputs
 from hwsearch.devices.environment import machine
-from hwsearch.errors import DeviceError, RunFolderError
+from hwsearch.distribution.workers import WEIGHTS
+from hwsearch.errors import DeviceError, NoResultError
 from hwsearch.export.onnx_exporter import OnnxExporter
 from hwsearch.export.weights import encode
-from hwsearch.front import Member, export_member, spread, validate, versions
+from hwsearch.front import Member, export_member, is_exported, save_front, spread, stored_front, validate, versions
 from hwsearch.loop import Search
-from hwsearch.objectives import COST_METRICS, Objective
 from hwsearch.report.plot import front_png
 from hwsearch.results import SearchProgress, State
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic, write_json
 from hwsearch.study import Study, open_storage, repair_journal
 from hwsearch.training.progress import Progress as TrainingProgress
-from predictors.files import Card, save, training_digest
-from predictors.ridge import Ridge
-from predictors.validation import cross_validate
 from search_spaces.supernet import Supernet
-
-MIN_PREDICTOR_ROWS = 10
 
 
 class Observer(Protocol):
@@ -82,6 +79,8 @@ def run(config: Path, *, overrides: Sequence[str] = (), run_dir: Path | None = N
 
     Raises:
         UserError: anything wrong with the configuration or the folder; nothing has been written then.
+        WorkerError: no worker, or no device, comes up. The same call continues.
+        NoResultError: no network could be evaluated, or none keeps the limits.
     """
     plan = build.load(config, tuple(overrides))
     folder = RunFolder(run_dir or Path("runs") / plan.config.name)
@@ -89,112 +88,106 @@ def run(config: Path, *, overrides: Sequence[str] = (), run_dir: Path | None = N
     pretrained = build.pretrained(plan, supernet)
     check_identity(plan, folder)
     with RunLock(folder.path) as lock:
-        if lock.stale_pid is not None:
-            observer.note(f"continuing after process {lock.stale_pid}, which ended without finishing")
+        study = _study(plan, folder, observer, stale_pid=lock.stale_pid)
         folder.save_config(plan.config.to_dict())
-        write_json(folder.environment, {"versions": versions(), "machine": dict(machine())})
-        storage_url = plan.config.storage
-        if storage_url is None:
-            cut = repair_journal(folder.journal)
-            if cut:
-                observer.note(f"cut {cut} bytes of a torn last record from {folder.journal.name}")
-        study = Study(
-            plan.config.name,
-            plan.space,
-            objectives=plan.objectives,
-            limits=plan.limits,
-            devices=plan.measured,
-            storage=open_storage(storage_url, folder.journal),
-        )
-        if study.trials:
-            observer.note(f"continuing with {len(study.trials)} recorded trials")
-        weights = _weights(plan, supernet, folder, observer, pretrained=pretrained)
-        observer.phase("search")
-        executor = plan.executor(Factory(plan.config.to_dict()), weights, ledger=folder.path / "ray.pids")
-        try:
-            search = Search(study, executor, plan.engine(), folder=folder)
-            result = search.run(plan.config.search.trials, observe=observer.search)
-            observer.phase("validate")
-            members = validate(study, executor, folder, observe=observer.validation)
-        finally:
-            executor.close()
-        observer.phase("export")
-        exported = _export(plan, supernet, members, folder, observer)
-        _fit_predictors(plan, study, folder)
+        environment = {"versions": versions(), "machine": dict(machine()), "inputs": inputs(plan)}
+        write_json(folder.environment, environment)
+        budget = min(plan.config.search.trials, plan.space.size())
+        stored = stored_front(study, folder)
+        if stored and len(study.trials) >= budget and not study.unmeasured():
+            observer.note("search and validation are complete; search.trials=... asks for more")
+            members = stored
+        else:
+            members = _search(plan, supernet, study, folder, observer, pretrained=pretrained)
+        fit_predictors(plan, study, folder)
         content = json.loads(folder.front_json.read_text())
         write_atomic(folder.front_png, front_png(study, content))
+        if not members:
+            raise NoResultError(_why_nothing(plan, study))
+        observer.phase("export")
+        exported = _export(plan, supernet, members, folder, observer)
     return RunOutcome(
         folder=folder,
         members=tuple(members),
-        n_trials=result.n_trials,
-        n_failed=result.n_failed,
-        exhausted=result.exhausted,
+        n_trials=len(study.trials),
+        n_failed=sum(trial.state == State.FAILED for trial in study.trials),
+        exhausted=len(study.trials) >= plan.space.size(),
         exported=tuple(exported),
         front=content,
     )
 
 
-def check_identity(plan: Plan, folder: RunFolder) -> None:
-    """Checks that a run folder, if it exists, is of this run.
-
-    A larger budget, another executor or added devices are a continuation.
-
-    Raises:
-        RunFolderError: the folder holds another run; names the difference.
-    """
-    if not folder.config.exists():
-        return
-    stored, current = folder.load_config(), plan.config.to_dict()
-    for key in ("name", "seed", "supernet", "sparsity", "data", "training", "evaluation", "limits"):
-        if stored.get(key) != current.get(key):
-            raise RunFolderError(
-                f"run folder {folder.path} must be of the same run, but its {_difference(key, stored, current)}."
-            )
-    old, new = stored.get("devices", {}), current["devices"]
-    for name in old:
-        if new.get(name) != old[name]:
-            raise RunFolderError(
-                f"run folder {folder.path} must be of the same run, but its {_difference(name, old, new)} (device)."
-            )
-    kept = [o for o in current["objectives"] if o["device"] is None or o["device"] in old]
-    if stored.get("objectives") != kept:
-        raise RunFolderError(
-            f"run folder {folder.path} must be of the same run, but its objectives were "
-            f"{_names(stored.get('objectives', []))} and are now {_names(current['objectives'])}."
-        )
+def _study(plan: Plan, folder: RunFolder, observer: Observer, *, stale_pid: int | None) -> Study:
+    """Returns the record of the run, repaired if its last driver was killed."""
+    if stale_pid is not None:
+        observer.note(f"continuing after process {stale_pid}, which ended without finishing")
+    if plan.config.storage is None:
+        cut = repair_journal(folder.journal)
+        if cut:
+            observer.note(f"cut {cut} bytes of a torn last record from {folder.journal.name}")
+    study = Study(
+        plan.config.name,
+        plan.space,
+        objectives=plan.objectives,
+        limits=plan.limits,
+        devices=plan.measured,
+        storage=open_storage(plan.config.storage, folder.journal),
+    )
+    if study.trials:
+        observer.note(f"continuing with {len(study.trials)} recorded trials")
+    return study
 
 
-def _names(objectives: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [o["metric"] + (f"@{o['device']}" if o.get("device") else "") for o in objectives]
+def _search(
+    plan: Plan, supernet: Supernet, study: Study, folder: RunFolder, observer: Observer, *, pretrained: bool
+) -> list[Member]:
+    """Trains if need be, searches, and returns the validated front."""
+    weights = _weights(plan, supernet, folder, observer, pretrained=pretrained)
+    observer.phase("search")
+    executor = plan.executor(Factory(plan.config.to_dict()), weights, ledger=folder.path / "ray.pids")
+    try:
+        search = Search(study, executor, plan.engine(), folder=folder)
+        search.run(plan.config.search.trials, observe=observer.search)
+        if study.front():
+            observer.phase("validate")
+            return validate(study, executor, folder, observe=observer.validation)
+    finally:
+        executor.close()
+    save_front([], study.objectives, study.limits, folder)
+    return []
 
 
-def _difference(key: str, stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    """Returns `a.b was 1 and is now 2` for the first differing leaf."""
-    old, new = stored.get(key), current.get(key)
-    if isinstance(old, dict) and isinstance(new, dict):
-        for part in sorted({*old, *new}, key=str):
-            if old.get(part) != new.get(part):
-                return f"{key}.{_difference(part, old, new)}"
-    return f"{key} was {_short(old)} and is now {_short(new)}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _why_nothing(plan: Plan, study: Study) -> str:
+    """Returns one line that says why there is no front."""
+    n = len(study.trials)
+    errors = Counter(t.error for t in study.trials if t.error is not None)
+    if errors.total() == n:
+        (error, times), *_ = errors.most_common(1)
+        return f"at least one network must be evaluated, but all {n} trials failed; {times} of them with: {error}"
+    reasons = []
+    for limit in plan.limits:
+        known = [t.metrics[limit.name] for t in study.trials if limit.name in t.metrics]
+        nearest = min(known, key=limit.violation, default=None)
+        assert limit.limit is not None
+        if nearest is None or limit.violation(nearest) > 0:
+            got = "it was never measured" if nearest is None else f"the nearest has {nearest:.6g}"
+            reasons.append(f"{limit.name} {'<=' if limit.sign > 0 else '>='} {limit.limit:g} ({got})")
+    shown = "; ".join(reasons) or "all of them together, though each is kept by some"
+    return f"at least one network must keep the limits, but none of {n} trials does: {shown}."
 
 
 def _weights(
     plan: Plan, supernet: Supernet, folder: RunFolder, observer: Observer, *, pretrained: bool
 ) -> dict[str, NDArray[Any]] | None:
     """Returns the full weights, trained if need be and stored once; None where no weights are needed."""
-    if not plan.measured and not plan.needs_network:
+    if not plan.measured and not plan.needs_network and not pretrained:
         return None
     if not pretrained and plan.needs_network:
         from hwsearch.training.supernet_training import train
 
         assert plan.dataset is not None
         if folder.supernet.is_file():
-            build.load_weights(supernet, folder.supernet)
+            checkpoints.load_weights(supernet, folder.supernet)
         else:
             observer.phase("train")
             train(
@@ -213,46 +206,28 @@ def _export(
 ) -> list[str]:
     """Exports the configured nets of the front; a net that fails its check is named and not exported."""
     nets = plan.config.export.nets
-    usable = [m for m in members if m.error is None and "weights" in m.artifacts]
+    usable = [m for m in members if m.error is None and WEIGHTS in m.artifacts]
+    if not usable and nets != 0 and plan.weights_are is None:
+        observer.note("nothing is exported: there are no weights (no supernet.weights, no objective such as accuracy)")
     chosen = usable if nets == "all" else spread(usable, nets, plan.objectives[0])
     exporter = OnnxExporter()
     done = []
     for member in chosen:
         try:
-            export_member(
-                member, supernet, folder, exporter=exporter, dataset=plan.dataset, command=["hwsearch", *sys.argv[1:]]
-            )
+            if not is_exported(member, folder):
+                export_member(
+                    member,
+                    supernet,
+                    folder,
+                    exporter=exporter,
+                    dataset=plan.dataset,
+                    origin=plan.weights_are,
+                    command=["hwsearch", *sys.argv[1:]],
+                )
             done.append(member.key)
         except DeviceError as error:
             observer.note(f"{member.key} was not exported: {error}")
+    earlier = {path.name for path in folder.models.glob("*")} - {m.key for m in members}
+    if earlier:
+        observer.note(f"{folder.models} also holds nets that are not on this front: {', '.join(sorted(earlier))}")
     return done
-
-
-def predictor_path(folder: RunFolder, objective: Objective) -> Path:
-    """Returns where the predictor of an objective is stored."""
-    return folder.predictors / f"{objective.name}.safetensors"
-
-
-def _fit_predictors(plan: Plan, study: Study, folder: RunFolder) -> None:
-    """Fits one predictor per objective that must be measured, on all finished trials, and stores it."""
-    done = [t for t in study.trials if t.state == State.FINISHED]
-    for objective in plan.objectives:
-        rows = [t for t in done if objective.name in t.metrics]
-        if objective.metric in COST_METRICS or len(rows) < MIN_PREDICTOR_ROWS:
-            continue
-        population = np.stack([t.row for t in rows])
-        values = np.array([t.metrics[objective.name] for t in rows])
-        report = cross_validate(
-            lambda: Ridge(plan.space), population, values, unit=objective.unit, minimize=objective.sign > 0
-        )
-        predictor = Ridge(plan.space).fit(population, values)
-        folder.predictors.mkdir(parents=True, exist_ok=True)
-        card = Card(
-            metric=objective.metric,
-            unit=objective.unit,
-            device=objective.device,
-            training_digest=training_digest(population, values),
-            n_rows=len(rows),
-            report=report.to_dict(),
-        )
-        save(predictor, predictor_path(folder, objective), card=card)

@@ -32,6 +32,9 @@ class DeviceSpec(BaseModel):
         protocol: `default`, or `fast`: exactly `repeats` rounds, whatever the interval is then; it is stated.
         reference_ms: latency of the reference net that values are normalised to (see `Device`); None until it is
             known. Measure it once, then freeze it here.
+        reference: which reference net: `large` (a small MobileNet) or `small`, for nets of a fraction of a
+            millisecond. The nearer it is to the nets, the better it feels what they feel.
+        cores: which cores this process may use while it measures; None: as it is.
         options: backend-specific settings.
     """
 
@@ -50,6 +53,8 @@ class DeviceSpec(BaseModel):
     protocol: Literal["default", "fast"] = "default"
     address: str | None = None
     reference_ms: float | None = Field(default=None, gt=0)
+    reference: Literal["large", "small"] = "large"
+    cores: tuple[int, ...] | None = Field(default=None, min_length=1)
     options: Mapping[str, Option] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -83,7 +88,7 @@ class Device(ABC):
     """
 
     metrics: tuple[str, ...] = ("latency_ms",)
-    """What `measure` gives, without the device's name."""
+    """What `measure` gives unless the spec asks for more, without the device's name."""
     formats: tuple[str, ...] = ()
     """Artifact formats that it opens, the preferred one first; none: it reads `Artifact.costs` alone."""
     exclusive: bool = True
@@ -97,6 +102,11 @@ class Device(ABC):
     def opens(cls, spec: DeviceSpec) -> tuple[str, ...]:
         """Returns the artifact formats that a device of this spec takes, the preferred one first."""
         return cls.formats
+
+    @classmethod
+    def measures(cls, spec: DeviceSpec) -> tuple[str, ...]:
+        """Returns what a device of this spec measures, without the device's name."""
+        return cls.metrics
 
     @abstractmethod
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from hwsearch.devices.base import Device, DeviceSpec, Fingerprint
 from hwsearch.devices.command_templates import TEMPLATES, CommandTemplate
-from hwsearch.devices.reference import REFERENCE_VERSION, reference_onnx
+from hwsearch.devices.reference import PAIRS, REFERENCE_VERSION
 from hwsearch.devices.timing import LEAST_ROUNDS, half_width
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.results import Artifact, Measurement
@@ -221,7 +221,7 @@ class CommandDevice(Device):
             file.write_bytes(source.read_bytes())
         else:
             file = folder / "reference.onnx"
-            file.write_bytes(reference_onnx())
+            file.write_bytes(PAIRS[self.spec.reference][0].onnx())
         return file
 
     def _samples(self, files: list[Path]) -> list[list[float]]:
@@ -328,7 +328,7 @@ class CommandDevice(Device):
             "threads": spec.threads,
             "batch": spec.batch,
             "clock": spec.clock,
-            "reference_version": REFERENCE_VERSION,
+            "reference_net": f"{spec.reference} {REFERENCE_VERSION}",
         }
 
 

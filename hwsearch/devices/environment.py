@@ -12,7 +12,17 @@ import psutil
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint, Option
 
-DECISIVE = ("cpu_model", "gpu_model", "runtime", "runtime_version", "threads", "batch", "governor", "clock")
+DECISIVE = (
+    "cpu_model",
+    "gpu_model",
+    "runtime",
+    "runtime_version",
+    "threads",
+    "batch",
+    "governor",
+    "clock",
+    "reference_net",
+)
 """Numbers whose fingerprints differ in one of these are not comparable."""
 
 
@@ -70,6 +80,7 @@ def fingerprint(
         "batch": spec.batch,
         "clock": spec.clock,
         "usable_cores": affinity(),
+        "cores": None if spec.cores is None else ",".join(map(str, spec.cores)),
         **(extra or {}),
     }
 

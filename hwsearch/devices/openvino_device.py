@@ -8,7 +8,7 @@ import numpy as np
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint
 from hwsearch.devices.environment import fingerprint
-from hwsearch.devices.reference import REFERENCE_VERSION, reference_input, reference_onnx
+from hwsearch.devices.reference import REFERENCE_VERSION, FixedNet
 from hwsearch.devices.timed import TimedDevice
 from hwsearch.devices.timing import Call
 from hwsearch.errors import DeviceError, UserError, missing_extra
@@ -67,9 +67,9 @@ class OpenVinoDevice(TimedDevice):
         except Exception as error:  # OpenVINO's exceptions share no narrower base class
             raise DeviceError(f"openvino cannot open {what}: {' '.join(str(error).split())[:300]}") from error
 
-    def open_reference(self) -> Call:
-        """Returns a call of the reference net in f32."""
-        return self._call(self._core.read_model(reference_onnx()), [reference_input()], "f32")
+    def open_fixed(self, net: FixedNet) -> Call:
+        """Returns a call of a fixed net in f32."""
+        return self._call(self._core.read_model(net.onnx()), [net.input()], "f32")
 
     def _call(self, model: Any, feeds: list[Any], hint: str) -> Call:
         settings = {
@@ -91,5 +91,5 @@ class OpenVinoDevice(TimedDevice):
 
     def fingerprint(self) -> Fingerprint:
         """Returns the machine, OpenVINO's version, threads, batch."""
-        extra: Fingerprint = {"provider": "CPU", "reference_version": REFERENCE_VERSION}
+        extra: Fingerprint = {"provider": "CPU", "reference_net": f"{self.spec.reference} {REFERENCE_VERSION}"}
         return fingerprint(self.spec, runtime_version=self._version, extra=extra)

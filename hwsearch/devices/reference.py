@@ -1,58 +1,116 @@
-"""The reference net: a small fixed CNN that every measuring run carries, as an ONNX file and as a torch module.
+"""The fixed nets that every measuring run carries, as ONNX files and as torch modules: the reference and the control.
+
+The reference is what times are divided by. It does about the work of the nets that are searched, with weights that do
+not fit into a core's own caches: a tiny net would not feel what a neighbour on the same chip takes away. The control is
+timed like a candidate, in every run: by how much its ratio changes from run to run is what no interval computed within
+one run can know (see `timed.py`).
 
 A change here changes what stored ratios mean: count up REFERENCE_VERSION, which every fingerprint carries.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-REFERENCE_VERSION = 1
-INPUT_SHAPE = (1, 3, 64, 64)
-BLOCKS = ((24, 3, 2), (40, 5, 2), (80, 3, 2), (80, 5, 1))
-"""Inverted residuals after a 16-channel stem of stride 2: outputs, kernel, stride; mid = 4 * inputs. 5.6 M MACs."""
-CLASSES = 100
+FloatArray = NDArray[np.float32]
+REFERENCE_VERSION = 2
 
 
-def layers() -> list[tuple[int, int, int, int, int, bool]]:
-    """Returns all convolutions in order: inputs, outputs, kernel, stride, groups, followed by ReLU."""
-    out = [(3, 16, 3, 2, 1, True)]
-    channels = 16
-    for outputs, kernel, stride in BLOCKS:
-        mid = 4 * channels
-        out += [(channels, mid, 1, 1, 1, True), (mid, mid, kernel, stride, mid, True), (mid, outputs, 1, 1, 1, False)]
-        channels = outputs
-    return [*out, (channels, 320, 1, 1, 1, True)]
+@dataclass(frozen=True)
+class FixedNet:
+    """A CNN: 3x3 stem of stride 2, inverted residuals without shortcuts, 1x1 head, global mean, linear classifier.
+
+    Args:
+        name: of the graph.
+        side: of the input, (1, 3, side, side).
+        blocks: outputs, kernel, stride; mid channels are 4 * inputs.
+        head: channels of the last convolution.
+        classes: outputs.
+    """
+
+    name: str
+    side: int
+    blocks: tuple[tuple[int, int, int], ...]
+    head: int
+    classes: int
+
+    def layers(self) -> list[tuple[int, int, int, int, int, bool]]:
+        """Returns all convolutions in order: inputs, outputs, kernel, stride, groups, followed by ReLU."""
+        out = [(3, 16, 3, 2, 1, True)]
+        channels = 16
+        for outputs, kernel, stride in self.blocks:
+            mid = 4 * channels
+            out.append((channels, mid, 1, 1, 1, True))
+            out.append((mid, mid, kernel, stride, mid, True))
+            out.append((mid, outputs, 1, 1, 1, False))
+            channels = outputs
+        return [*out, (channels, self.head, 1, 1, 1, True)]
+
+    def weights(self) -> list[tuple[FloatArray, FloatArray]]:
+        """Returns weight and bias per convolution, then of the classifier; He scale, so that values stay normal."""
+        rng = np.random.default_rng(REFERENCE_VERSION)
+        shapes = [(outputs, inputs // groups, k, k) for inputs, outputs, k, _, groups, _ in self.layers()]
+        drawn = []
+        for shape in [*shapes, (self.classes, self.head)]:
+            scale = np.float32(np.sqrt(2.0 / np.prod(shape[1:])))
+            drawn.append((scale * rng.standard_normal(shape, dtype=np.float32), np.zeros(shape[0], np.float32)))
+        return drawn
+
+    def input(self) -> FloatArray:
+        """Returns the fixed input, (1, 3, side, side)."""
+        return np.random.default_rng(0).standard_normal((1, 3, self.side, self.side), dtype=np.float32)
+
+    def onnx(self) -> bytes:
+        """Returns an ONNX file (opset 17; input `x`, output `y`); the same bytes every time."""
+        return _onnx(self)
 
 
-def _weights() -> list[tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]]:
-    """Returns fixed weight and bias per convolution, then of the classifier; He scale, so that values stay normal."""
-    rng = np.random.default_rng(REFERENCE_VERSION)
-    shapes = [(outputs, inputs // groups, k, k) for inputs, outputs, k, _, groups, _ in layers()]
-    drawn = []
-    for shape in [*shapes, (CLASSES, 320)]:
-        scale = np.sqrt(2.0 / np.prod(shape[1:]))
-        drawn.append(((scale * rng.standard_normal(shape)).astype(np.float32), np.zeros(shape[0], np.float32)))
-    return drawn
+REFERENCE = FixedNet(
+    name="reference",
+    side=128,
+    blocks=(
+        *((24, 3, 2), (24, 3, 1), (40, 5, 2), (40, 5, 1), (80, 3, 2)),
+        *((80, 3, 1), (112, 5, 1), (160, 5, 2), (160, 5, 1), (160, 5, 1)),
+    ),
+    head=960,
+    classes=1000,
+)
+"""47 M MACs, 1.9 M weights: about a small MobileNet."""
+CONTROL = FixedNet(
+    name="control",
+    side=112,
+    blocks=(
+        *((32, 5, 2), (32, 3, 1), (48, 3, 2), (48, 7, 1), (96, 5, 2)),
+        *((96, 3, 1), (128, 3, 2), (192, 5, 1), (192, 3, 1)),
+    ),
+    head=640,
+    classes=1000,
+)
+"""Of the same class, and not the same."""
+SMALL_REFERENCE = FixedNet(
+    name="small_reference", side=64, blocks=((24, 3, 2), (40, 5, 2), (80, 3, 2), (80, 5, 1)), head=320, classes=100
+)
+"""3 M MACs, 0.1 M weights: for nets that take a fraction of a millisecond."""
+SMALL_CONTROL = FixedNet(
+    name="small_control", side=56, blocks=((24, 5, 2), (24, 3, 1), (48, 3, 2), (96, 5, 2)), head=256, classes=100
+)
+PAIRS = {"large": (REFERENCE, CONTROL), "small": (SMALL_REFERENCE, SMALL_CONTROL)}
+"""What a spec may choose: reference and control."""
 
 
-def reference_input() -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Returns the fixed input, (1, 3, 64, 64)."""
-    return np.random.default_rng(0).standard_normal(INPUT_SHAPE).astype(np.float32)
-
-
-def reference_onnx() -> bytes:
-    """Returns the reference net as an ONNX file (opset 17; input `x`, output `y`); the same bytes every time."""
+def _onnx(net: FixedNet) -> bytes:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, tensors, name = [], [], "x"
-    weights = _weights()
-    for i, (_, _, kernel, stride, groups, relu) in enumerate(layers()):
+    weights = net.weights()
+    for i, (_, _, kernel, stride, groups, relu) in enumerate(net.layers()):
         weight, bias = weights[i]
         tensors += [numpy_helper.from_array(weight, f"w{i}"), numpy_helper.from_array(bias, f"b{i}")]
         pad = kernel // 2
@@ -73,9 +131,9 @@ def reference_onnx() -> bytes:
     nodes.append(helper.make_node("Gemm", ["flat", "wf", "bf"], ["y"], transB=1))
     graph = helper.make_graph(
         nodes,
-        "reference",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(INPUT_SHAPE))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, CLASSES])],
+        net.name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, net.side, net.side])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, net.classes])],
         tensors,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -84,15 +142,15 @@ def reference_onnx() -> bytes:
     return content
 
 
-class ReferenceNet(nn.Module):
-    """The same net as a torch module, with the same weights."""
+class FixedModule(nn.Module):
+    """A fixed net as a torch module, with the same weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: FixedNet) -> None:
         super().__init__()
-        weights = _weights()
+        weights = net.weights()
         parts: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):  # the layers' own initial values are drawn and thrown away
-            for i, (inputs, outputs, kernel, stride, groups, relu) in enumerate(layers()):
+            for i, (inputs, outputs, kernel, stride, groups, relu) in enumerate(net.layers()):
                 conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
                 conv.weight = nn.Parameter(torch.from_numpy(weights[i][0]))
                 conv.bias = nn.Parameter(torch.from_numpy(weights[i][1]))
@@ -100,11 +158,11 @@ class ReferenceNet(nn.Module):
                 if relu:
                     parts.append(nn.ReLU())
             self.features = nn.Sequential(*parts)
-            self.classifier = nn.Linear(320, CLASSES)
+            self.classifier = nn.Linear(net.head, net.classes)
         self.classifier.weight = nn.Parameter(torch.from_numpy(weights[-1][0]))
         self.classifier.bias = nn.Parameter(torch.from_numpy(weights[-1][1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns (1, 100) scores of (1, 3, 64, 64)."""
+        """Returns (1, classes) scores of (1, 3, side, side)."""
         out: Tensor = self.classifier(self.features(x).mean((2, 3)))
         return out

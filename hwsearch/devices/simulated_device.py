@@ -1,12 +1,14 @@
-"""The simulated device: a roofline formula on an artifact's costs with seeded noise, for tests and planning."""
+"""The simulated device: a roofline formula on an artifact's costs, or a table, with seeded noise."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -40,15 +42,20 @@ class SimulatedDevice(Device):
     exp(noise * z), z standard normal from `default_rng([seed, digest, r])`, where the digest is of the artifact and
     its costs and r counts how often this object has measured it: the same in every process.
 
+    With `table: file.csv` the latency is looked up instead: columns `architecture` (its key) and `latency_ms`. Only
+    artifacts that carry costs alone say which architecture they are.
+
     Args:
-        spec: options as in `DEFAULTS`. `launches` is used where the artifact's costs have no entry `launches`.
+        spec: options as in `DEFAULTS`, and `table`. `launches` is used where the artifact's costs have no such entry.
     """
 
     exclusive = False
 
     def __init__(self, spec: DeviceSpec) -> None:
         super().__init__(spec)
-        spec.check_options(DEFAULTS)
+        spec.check_options((*DEFAULTS, "table"))
+        table = spec.options.get("table")
+        self._table = None if table is None else read_table(Path(str(table)), spec.name)
         self._options = {key: self._number(key) for key in DEFAULTS}
         self._measured: Counter[str] = Counter()
 
@@ -61,7 +68,9 @@ class SimulatedDevice(Device):
         return float(value)
 
     def latency_ms(self, artifact: Artifact) -> float:
-        """Returns the formula's latency, without noise."""
+        """Returns the latency of the formula or the table, without noise."""
+        if self._table is not None:
+            return self._looked_up(artifact, self._table)
         option, costs, batch = self._options, artifact.costs, self.spec.batch
         missing = [name for name in ("macs", "parameters", "nonzeros", "stored_bytes") if name not in costs]
         if missing:
@@ -75,6 +84,17 @@ class SimulatedDevice(Device):
         memory = (weight_bytes + batch * costs.get("activation_bytes", 0.0)) / option["gb_per_s"]
         launches = costs.get("launches", option["launches"])
         return option["overhead_ms"] + launches * option["launch_ms"] + max(compute, memory) / 1e6
+
+    def _looked_up(self, artifact: Artifact, table: Mapping[str, float]) -> float:
+        try:
+            key = json.loads(artifact.content)["architecture"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DeviceError(
+                f"device {self.spec.name}: artifact {artifact.sha256[:12]} must say its architecture."
+            ) from error
+        if key not in table:
+            raise DeviceError(f"device {self.spec.name}: the table must hold architecture {key}, but it does not.")
+        return table[key]
 
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:
         """Returns one noisy latency per artifact."""
@@ -92,7 +112,36 @@ class SimulatedDevice(Device):
 
     def fingerprint(self) -> Fingerprint:
         """Returns the formula's coefficients."""
-        return {"runtime": "simulated", "batch": self.spec.batch, **self._options}
+        table = self.spec.options.get("table")
+        return {"runtime": "simulated", "batch": self.spec.batch, **self._options, "table": table}
+
+
+def read_table(path: Path, device: str) -> dict[str, float]:
+    """Returns architecture key -> latency in ms.
+
+    Raises:
+        UserError: no such file, or not such a table; says which line.
+    """
+    where = f"device {device}: table {path}"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            if not {"architecture", "latency_ms"} <= set(rows.fieldnames or ()):
+                raise UserError(f"{where} must have columns architecture and latency_ms, but got {rows.fieldnames}.")
+            found = {}
+            for line, row in enumerate(rows, start=2):
+                try:
+                    value = float(row["latency_ms"])
+                except (TypeError, ValueError):
+                    value = math.nan
+                if not 0 < value < math.inf:
+                    raise UserError(
+                        f"{where}, line {line}: latency_ms must be positive, but got {row['latency_ms']!r}."
+                    )
+                found[row["architecture"]] = value
+            return found
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where} must be a CSV file, but: {error}.") from error
 
 
 def _digest(artifact: Artifact) -> str:

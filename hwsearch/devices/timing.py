@@ -57,6 +57,9 @@ class TimingPlan:
         target_ci: rounds end when every candidate's 95 % half-width is below this share of its median.
         clock: which clock's samples make the ratios and medians.
         min_sample_ms: least length of a sample; shorter calls are timed several at a time.
+        even: samples of all candidates last as long as the longest call, up to `max_sample_ms`; otherwise only the
+            reference's do, as long as the typical candidate. Costs time, and holds on a busy host.
+        max_sample_ms: see `even`.
         seed: of the order within the rounds.
     """
 
@@ -66,6 +69,8 @@ class TimingPlan:
     target_ci: float = 0.03
     clock: Literal["wall", "cpu"] = "wall"
     min_sample_ms: float = 0.5
+    even: bool = True
+    max_sample_ms: float = 20.0
     seed: int = 0
 
 
@@ -162,8 +167,7 @@ def time_interleaved(
 
     1. Each is called until it is warm: at least `warmup` times, and until two calls in a row are no new minimum.
     2. Rounds: the reference and every candidate once each, in a new random order (with a fixed order each net would
-       always find the caches as the same other net left them). Short calls are timed several at a time, the
-       reference as often as it takes to last as long as the typical candidate.
+       always find the caches as the same other net left them). Short calls are timed several at a time.
     3. Until every half-width is inside `target_ci`, but at least `repeats` rounds, or the time is over.
 
     Args:
@@ -180,11 +184,13 @@ def time_interleaved(
     budget = plan.max_seconds * len(candidates)
     calls = {REFERENCE: reference, **candidates}
     best = {name: _warm(call, plan, clock, budget / (4 * len(calls))) for name, call in calls.items()}
-    counts = {name: _calls(seconds, plan.min_sample_ms / 1000) for name, seconds in best.items()}
-    # A sample of the reference lasts about as long as one of a candidate. A short one would slip through between two
-    # interruptions that every long one suffers, and the ratio would grow with the load of the host.
-    typical = float(np.median([best[name] * counts[name] for name in candidates]))
-    counts[REFERENCE] = _calls(best[REFERENCE], max(typical, plan.min_sample_ms / 1000))
+    least = plan.min_sample_ms / 1000
+    lengths = [max(best[name], least) for name in candidates]
+    # Samples last about equally long. Short ones slip through between two interruptions that every long one suffers:
+    # their ratio to the reference would change with the load of the host.
+    shared = min(max(lengths), plan.max_sample_ms / 1000)
+    counts = {name: _calls(best[name], shared if plan.even else least) for name in candidates}
+    counts[REFERENCE] = _calls(best[REFERENCE], shared if plan.even else float(np.median(lengths)))
     wall: dict[str, list[float]] = {name: [] for name in calls}
     cpu: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
@@ -222,7 +228,7 @@ def time_interleaved(
 
 
 def _calls(seconds: float, sample_seconds: float) -> int:
-    return max(1, math.ceil(sample_seconds / max(seconds, 1e-9)))
+    return max(1, math.ceil(sample_seconds / max(seconds, 1e-9) - 0.01))
 
 
 def _warm(call: Call, plan: TimingPlan, clock: Clock, seconds: float) -> float:

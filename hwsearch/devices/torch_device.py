@@ -1,72 +1,105 @@
-"""torch itself, eager: the CPU, or a GPU where there is one. Opens torch.export programs (.pt2)."""
+"""torch itself: the CPU, or a GPU where there is one; eager, compiled or as a CUDA graph. Opens .pt2 programs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
+from torch.sparse import to_sparse_semi_structured
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint
 from hwsearch.devices.environment import fingerprint
-from hwsearch.devices.reference import REFERENCE_VERSION, ReferenceNet, reference_input
+from hwsearch.devices.reference import REFERENCE_VERSION, FixedModule, FixedNet
 from hwsearch.devices.timed import TimedDevice
 from hwsearch.devices.timing import Call
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.results import Artifact
 from hwsearch.torch_program import read_program
 
+AMPERE = (8, 0)
+"""Compute capability of the first GPUs with 2:4 sparse tensor cores."""
+
 
 class TorchDevice(TimedDevice):
-    """Measures torch.export programs, operator by operator.
+    """Measures torch.export programs.
 
-    Args:
-        spec: option `device` is `cpu` (default) or `cuda`; on a GPU every timed call ends with a synchronisation.
+    | option | |
+    |---|---|
+    | device | `cpu` (default) or `cuda`; on a GPU every timed call ends with a synchronisation |
+    | compile | true: through torch.compile; needs a C++ compiler (CPU) or Triton (GPU) |
+    | cuda_graph | true: recorded once, replayed in every call |
+    | semi_structured | true: linear weights that keep 2 of 4 run on sparse tensor cores (bf16, Ampere and later) |
+
+    The reference and the control run the same way, but never sparse.
     """
 
     formats = ("torch",)
 
     def __init__(self, spec: DeviceSpec) -> None:
         super().__init__(spec)
-        spec.check_options(("device",))
+        spec.check_options(("device", "compile", "cuda_graph", "semi_structured"))
         self.device = str(spec.options.get("device", "cpu"))
         if self.device not in ("cpu", "cuda"):
             raise UserError(f"device {spec.name}: option device must be 'cpu' or 'cuda', but got {self.device!r}.")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise DeviceError(f"device {spec.name} must have a GPU that torch can use, but torch finds none.")
-        if self.device == "cuda" and spec.clock == "cpu":
-            raise UserError(f"device {spec.name}: clock must be 'wall' on a GPU, but got 'cpu'.")
+        self._compile, self._graph, self._sparse = (
+            self._switch(key) for key in ("compile", "cuda_graph", "semi_structured")
+        )
+        if self.device != "cuda" and (self._graph or self._sparse):
+            raise UserError(f"device {spec.name}: options cuda_graph and semi_structured need device: cuda.")
+        if self.device == "cuda":
+            if spec.clock == "cpu":
+                raise UserError(f"device {spec.name}: clock must be 'wall' on a GPU, but got 'cpu'.")
+            if not torch.cuda.is_available():
+                raise DeviceError(f"device {spec.name} must have a GPU that torch can use, but torch finds none.")
+            if self._sparse and torch.cuda.get_device_capability() < AMPERE:
+                raise DeviceError(f"device {spec.name}: 2:4 needs an NVIDIA GPU of Ampere or later, but this is older.")
+
+    def _switch(self, key: str) -> bool:
+        value = self.spec.options.get(key, False)
+        if not isinstance(value, bool):
+            raise UserError(f"device {self.spec.name}: option {key} must be true or false, but got {value!r}.")
+        return value
 
     def open(self, artifact: Artifact) -> Call:
         """Returns a call of the loaded program on random inputs; see `TimedDevice.open`."""
-        module = load_program(artifact.content, what=f"artifact {artifact.sha256[:12]}", device=self.device)
+        what = f"artifact {artifact.sha256[:12]}"
+        try:
+            program = read_program(artifact.content)
+            if self.device != "cpu":
+                program = move_to_device_pass(program, self.device)
+            module = program.module()
+        except (ValueError, RuntimeError) as error:
+            raise DeviceError(f"torch cannot open {what}: {_one_line(error)}") from error
+        if self._sparse:
+            make_semi_structured(module)
         generator = torch.Generator().manual_seed(0)
         shapes = artifact.input_shapes.values()
         inputs = tuple(torch.randn(self.spec.batch, *shape, generator=generator).to(self.device) for shape in shapes)
         return self._call(module, inputs)
 
-    def open_reference(self) -> Call:
-        """Returns a call of the reference net."""
-        module = ReferenceNet().eval().to(self.device)
-        return self._call(module, (torch.from_numpy(reference_input()).to(self.device),))
+    def open_fixed(self, net: FixedNet) -> Call:
+        """Returns a call of a fixed net."""
+        return self._call(FixedModule(net).eval().to(self.device), (torch.from_numpy(net.input()).to(self.device),))
 
-    def _call(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Call:
+    def _call(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Call:
+        run: Callable[..., Tensor] = torch.compile(module) if self._compile else module
         cuda = self.device == "cuda"
 
         def call() -> object:
             with torch.inference_mode():
-                out = module(*inputs)
+                out = run(*inputs)
             if cuda:
                 torch.cuda.synchronize()
             return out
 
         try:
             call()
-        except RuntimeError as error:
-            raise DeviceError(f"torch cannot run the program: {' '.join(str(error).split())[:300]}") from error
-        return call
+            return _recorded(run, inputs) if self._graph else call
+        except Exception as error:  # torch.compile's errors share no base class with RuntimeError
+            raise DeviceError(f"torch cannot run the program: {_one_line(error)}") from error
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -74,27 +107,69 @@ class TorchDevice(TimedDevice):
         before = torch.get_num_threads()
         try:
             torch.set_num_threads(self.spec.threads)
-            yield
+            with super().running():
+                yield
         finally:
             torch.set_num_threads(before)
 
     def fingerprint(self) -> Fingerprint:
-        """Returns the machine, torch's version, threads, batch, and the GPU's name."""
-        gpu = torch.cuda.get_device_name() if self.device == "cuda" else None
-        extra = {"device": self.device, "gpu_model": gpu, "reference_version": REFERENCE_VERSION}
+        """Returns the machine, torch's version, threads, batch, how it runs, and the GPU's name."""
+        cuda = self.device == "cuda"
+        extra: Fingerprint = {
+            "device": self.device,
+            "gpu_model": torch.cuda.get_device_name() if cuda else None,
+            "cuda_version": str(torch.version.cuda) if cuda else None,
+            "compile": self._compile,
+            "cuda_graph": self._graph,
+            "semi_structured": self._sparse,
+            "reference_net": f"{self.spec.reference} {REFERENCE_VERSION}",
+        }
         return fingerprint(self.spec, runtime_version=torch.__version__, extra=extra)
 
 
-def load_program(content: bytes, *, what: str = "the program", device: str = "cpu") -> nn.Module:
-    """Returns the module of a torch.export program (.pt2).
+def make_semi_structured(module: nn.Module) -> list[str]:
+    """Stores every matrix that keeps 2 of 4 inputs in the layout of sparse tensor cores; returns their names.
 
-    Raises:
-        DeviceError: torch does not take the bytes.
+    Only bf16 and fp16 matrices whose sides are multiples of 64 have such kernels; the rest stays as it is.
     """
-    try:
-        program = read_program(content)
-        if device != "cpu":
-            program = move_to_device_pass(program, device)
-        return program.module()
-    except (ValueError, RuntimeError) as error:
-        raise DeviceError(f"torch cannot open {what}: {' '.join(str(error).split())[:300]}") from error
+    changed = []
+    for name, weight in list(module.named_parameters()):
+        if weight.dim() != 2 or weight.dtype not in (torch.bfloat16, torch.float16) or not keeps_two_of_four(weight):
+            continue
+        if weight.shape[0] % 64 or weight.shape[1] % 64:
+            continue
+        owner, _, leaf = name.rpartition(".")
+        compressed = nn.Parameter(to_sparse_semi_structured(weight.detach()), requires_grad=False)
+        setattr(module.get_submodule(owner), leaf, compressed)
+        changed.append(name)
+    return changed
+
+
+def keeps_two_of_four(weight: Tensor) -> bool:
+    """Returns whether at most 2 of every 4 consecutive inputs are not zero."""
+    if weight.shape[1] % 4:
+        return False
+    return bool(((weight.detach().reshape(-1, 4) != 0).sum(1) <= 2).all())
+
+
+def _recorded(run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Call:
+    """Returns a call that replays one recorded CUDA graph."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.inference_mode(), torch.cuda.stream(side):
+        for _ in range(3):  # lazy initialisations must not be recorded
+            run(*inputs)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        out = run(*inputs)
+
+    def call() -> object:
+        graph.replay()
+        torch.cuda.synchronize()
+        return out
+
+    return call
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,8 @@ class NetworkWorker:
         calibration_images: inputs of the train split for BatchNorm.
         calibration_batch: of them at a time.
         batch: examples at a time when scoring.
-        threads: of torch.
+        threads: of torch while a job runs: rounding, and so weights, depend on it; None leaves them.
+        has_weights: whether the super-network has any; False where only costs count.
     """
 
     def __init__(
@@ -47,10 +49,11 @@ class NetworkWorker:
         calibration_batch: int = 128,
         batch: int = 256,
         threads: int | None = 1,
+        has_weights: bool = True,
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self.threads = threads
         self.supernet, self.dataset, self.exporters, self.batch = supernet, dataset, dict(exporters), batch
+        self.has_weights = has_weights
         self._calibration = (
             calibration_batches(dataset.train, n=calibration_images, batch_size=calibration_batch) if dataset else []
         )
@@ -58,12 +61,18 @@ class NetworkWorker:
     def evaluate(self, job: EvaluateJob) -> tuple[Evaluation, dict[str, Artifact]]:
         """Returns metrics and artifacts by device. A network that fails is an evaluation with an error."""
         started = time.perf_counter()
+        threads = torch.get_num_threads()
         try:
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
             arch = self.supernet.space.architecture(job.row)
             metrics: dict[str, float] = {k: float(v) for k, v in self.supernet.layer_costs(arch).metrics().items()}
             costs = dict(metrics)
             stds: dict[str, float] = {}
-            module = self.subnet(arch) if self._needs_module() else None
+            attributes: dict[str, object] = {}
+            module = self.subnet(arch) if self._needs_module(job) else None
+            if module is not None:
+                attributes["weights_sha256"] = hashlib.sha256(encode(module.state_dict())).hexdigest()
             if module is not None and self.dataset is not None:
                 score = evaluate(
                     module,
@@ -78,7 +87,10 @@ class NetworkWorker:
                 artifacts[WEIGHTS] = self._weights(arch, module, costs)
         except Exception as error:
             return Evaluation({}, seconds=time.perf_counter() - started, error=one_line(error)), {}
-        return Evaluation(metrics, seconds=time.perf_counter() - started, stds=stds), artifacts
+        finally:
+            torch.set_num_threads(threads)  # the process may be the driver's
+        seconds = time.perf_counter() - started
+        return Evaluation(metrics, seconds=seconds, stds=stds, attributes=attributes), artifacts
 
     def subnet(self, arch: Architecture) -> nn.Module:
         """Returns the extracted module with recalibrated BatchNorm statistics, in eval mode."""
@@ -87,8 +99,10 @@ class NetworkWorker:
             recalibrate(module, (self.supernet.family.prepare(inputs, arch) for inputs in self._calibration))
         return module
 
-    def _needs_module(self) -> bool:
-        return self.dataset is not None or any(exporter is not None for exporter, _ in self.exporters.values())
+    def _needs_module(self, job: EvaluateJob) -> bool:
+        """Whether the network itself is scored, exported or handed over, and not only its costs counted."""
+        handed_over = self.has_weights and job.split == "holdout"
+        return handed_over or self.dataset is not None or any(e is not None for e, _ in self.exporters.values())
 
     def _artifacts(self, arch: Architecture, module: nn.Module | None, costs: dict[str, float]) -> dict[str, Artifact]:
         made: dict[tuple[str, str], Artifact] = {}

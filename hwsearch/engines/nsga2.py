@@ -26,6 +26,7 @@ class NSGA2(SearchEngine):
         population: how many random trials come first, and how many finished ones may be parents.
         crossover: chance that a child has two parents.
         mutation: chance of every gene to be reset; None for 1 / (number of genes).
+        extremes: begin with the smallest and the largest architecture, before the random ones.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class NSGA2(SearchEngine):
         population: int = 20,
         crossover: float = 0.9,
         mutation: float | None = None,
+        extremes: bool = False,
     ) -> None:
         super().__init__(space, n_objectives=n_objectives, seed=seed, exact=exact)
         if population < 2:
@@ -48,6 +50,7 @@ class NSGA2(SearchEngine):
             raise ValueError(f"engine.mutation must be in [0, 1], but got {mutation}.")
         self.population = population
         self.crossover = crossover
+        self.extremes = extremes
         self.mutation = 1.0 / space.n_genes if mutation is None else mutation
 
     def propose(self, history: History, count: int) -> Population:
@@ -57,11 +60,20 @@ class NSGA2(SearchEngine):
         n_random = min(count, max(0, self.population - len(history)))
         if len(done) < 2:
             n_random = count
-        chosen = fresh_samples(self.space, history.genotypes, n_random, rng)
+        chosen = self._first(history.genotypes)[:n_random]
+        seen = np.concatenate([history.genotypes, chosen])
+        chosen = np.concatenate([chosen, fresh_samples(self.space, seen, n_random - len(chosen), rng)])
         if n_random < count:
             parents, order = survivors(done.losses, done.violations, self.population)
             chosen = self._children(done.genotypes[parents], order, history.genotypes, chosen, count, rng)
         return chosen
+
+    def _first(self, seen: Population) -> Population:
+        """Returns the extremes (k, g) that are asked for and not in `seen`."""
+        if not self.extremes:
+            return np.zeros((0, self.space.n_genes), dtype=np.uint8)
+        ends = unique_rows(np.stack([self.space.row(self.space.smallest()), self.space.row(self.space.largest())]))
+        return ends[not_in(ends, seen)]
 
     def _children(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -22,9 +23,13 @@ ENTRY = "model.pt2"
 
 
 class TorchExporter(Exporter):
-    """Exports torch.export programs with dynamic batch. The archive's bytes differ from one export to the next."""
+    """Exports torch.export programs with dynamic batch. The archive's bytes differ from one export to the next.
+
+    bf16 programs hold their weights and compute in bf16; inputs and outputs stay float32.
+    """
 
     format = "torch"
+    precisions = ("fp32", "bf16")
 
     def __init__(self) -> None:
         self._opened: tuple[Artifact, nn.Module] | None = None
@@ -43,10 +48,12 @@ class TorchExporter(Exporter):
         # A dimension of size 1 would be taken for a constant.
         two = tuple(tensor.repeat(2, *[1] * (tensor.dim() - 1)) if len(tensor) == 1 else tensor for tensor in example)
         batch = torch.export.Dim("batch")
+        if precision == "bf16":
+            module = InBfloat16(module)
         buffer = io.BytesIO()
         try:
             with eval_mode(module), torch.no_grad(), _quiet():
-                program = torch.export.export(module, two, dynamic_shapes=(tuple({0: batch} for _ in two)))
+                program = torch.export.export(module, two, dynamic_shapes=_dynamic(module, len(two), batch))
                 torch.export.save(program, buffer)
         except Exception as error:  # tracing fails in many ways
             text = " ".join(str(error).split())[:300]
@@ -73,6 +80,27 @@ class TorchExporter(Exporter):
         except Exception as error:  # torch.export's guards raise AssertionError, operators RuntimeError
             raise DeviceError(f"torch cannot run the program: {' '.join(str(error).split())[:300]}") from error
         return out.numpy().astype(np.float32)
+
+
+def _dynamic(module: nn.Module, n_inputs: int, batch: object) -> tuple[object, ...]:
+    """Returns which axes are open, in the structure of the module's arguments."""
+    each = tuple({0: batch} for _ in range(n_inputs))
+    return (each,) if isinstance(module, InBfloat16) else each  # *inputs is one argument
+
+
+class InBfloat16(nn.Module):
+    """A copy of a module in bf16 that takes and gives float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).to(torch.bfloat16)
+        self.train(module.training)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns the module's output, float32."""
+        cast = tuple(x.to(torch.bfloat16) if x.is_floating_point() else x for x in inputs)
+        out: Tensor = self.module(*cast)
+        return out.float()
 
 
 @contextmanager

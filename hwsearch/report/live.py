@@ -37,7 +37,7 @@ class Live:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 Remaining(),
-                TextColumn("{task.fields[detail]}"),
+                TextColumn("{task.fields[detail]}", markup=False),
                 console=self.console,
             )
             self._bars.start()

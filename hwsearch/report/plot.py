@@ -18,14 +18,12 @@ def front_png(study: Study, content: Mapping[str, Any]) -> bytes:
         study: all trials.
         content: of `front.json`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # and not pyplot, which is slow to import and keeps global state
 
     first, *others = study.objectives
     others = others or [first]
-    figure, axes = plt.subplots(1, len(others), figsize=(5.2 * len(others), 4.4), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(5.2 * len(others), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(others), squeeze=False)
     done = [t for t in study.trials if t.state == State.FINISHED]
     for axis, other in zip(axes[0], others, strict=True):
         axis.scatter(
@@ -34,13 +32,14 @@ def front_png(study: Study, content: Mapping[str, Any]) -> bytes:
         _members(axis, content["members"], other, first)
         axis.set_xlabel(_label(other))
         axis.set_ylabel(_label(first))
-        if other.metric.endswith(("bytes", "_ms")) or other.metric in {"macs", "parameters", "nonzeros"}:
+        counted = other.metric.endswith(("bytes", "_ms")) or other.metric in {"macs", "parameters", "nonzeros"}
+        if counted and any(t.metrics[other.name] > 0 for t in done):
             axis.set_xscale("log")
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower right")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(loc="lower right")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
     return buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -24,7 +25,8 @@ def front_table(content: Mapping[str, Any]) -> Table:
     names = [o["metric"] + (f"@{o['device']}" if o["device"] else "") for o in objectives]
     members = list(content["members"])
     first = objectives[0]
-    members.sort(key=lambda m: m["validated"].get(names[0], float("nan")), reverse=first["direction"] == "maximize")
+    sign = 1.0 if first["direction"] == "minimize" else -1.0
+    members.sort(key=lambda m: sign * m["validated"].get(names[0], sign * float("inf")))
     table = Table(
         title=f"Validated front: {len(members)} nets (scored on the hold-out, measured again, ± spread)",
         box=SIMPLE_HEAD,
@@ -44,9 +46,15 @@ def front_table(content: Mapping[str, Any]) -> Table:
         patterns = [str(v) for gene, v in member["architecture"].items() if gene.endswith("sparsity")]
         sparse = [p for p in patterns if p != "dense"]
         cells.append(f"{len(sparse)}/{len(patterns)}" if patterns else "-")
-        cells.append(member["error"] or ("behind" if member["behind"] else ""))
+        cells.append(escape(member["error"] or ", ".join(_notes(member))))
         table.add_row(*cells)
     return table
+
+
+def _notes(member: Mapping[str, Any]) -> list[str]:
+    """Returns what is special about a net of a front."""
+    passed = [f"passes {name}" for name in member["passed"]]
+    return ["behind"] * member["behind"] + passed + ["remade"] * member["remade"]
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> Table:
@@ -55,5 +63,5 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*[number(row[c]) if isinstance(row[c], float | int) else str(row[c]) for c in columns])
+        table.add_row(*[number(row[c]) if isinstance(row[c], float | int) else escape(str(row[c])) for c in columns])
     return table

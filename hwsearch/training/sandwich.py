@@ -34,7 +34,7 @@ def subnet_logits(supernet: Supernet, inputs: Tensor, arch: Architecture, *, thr
         return supernet(inputs, arch)  # type: ignore[no-any-return]
     weights = supernet.weights(arch, masks={})
     for name, mask in supernet.masks(arch).items():
-        weights[name] = straight_through(weights[name], weights[name].detach().masked_fill(~mask, 0.0))
+        weights[name] = straight_through(weights[name], mask)
     skeleton = supernet.build(arch)
     skeleton.train(supernet.training)
     logits: Tensor = torch.func.functional_call(skeleton, weights, (inputs,))

@@ -16,7 +16,7 @@ from hwsearch.results import Artifact
 from tests.contracts.exporter_contract import assert_same_module
 from tests.contracts.nets import conv_supernet, subnet
 
-QUICK = {"repeats": 6, "max_seconds": 0.3, "warmup": 1}
+QUICK = {"repeats": 6, "max_seconds": 0.3, "warmup": 1, "reference": "small"}
 
 ARTIFACTS: dict[tuple[str, bool], Artifact] = {}
 """Exported once per format: torch.export takes seconds."""
@@ -26,6 +26,7 @@ class DeviceContract:
     """Inherit; supply `exporter` and `make_device`."""
 
     runtime: str
+    make_supernet = staticmethod(conv_supernet)
     opens_files = True
     """False for devices that read costs alone."""
 
@@ -56,7 +57,7 @@ class DeviceContract:
                 json.dumps(dict(measurement.environment), allow_nan=False)
 
     def test_module_is_left_as_it_was(self, exporter: Exporter) -> None:
-        module, example, costs = subnet(conv_supernet(), largest=False)
+        module, example, costs = subnet(self.make_supernet(), largest=False)
         module.train()
         before = copy.deepcopy(module)
         threads = torch.get_num_threads()
@@ -140,6 +141,6 @@ class DeviceContract:
     def artifact(self, exporter: Exporter, *, largest: bool) -> Artifact:
         key = (exporter.format, largest)
         if key not in ARTIFACTS:
-            module, example, costs = subnet(conv_supernet(), largest=largest)
+            module, example, costs = subnet(self.make_supernet(), largest=largest)
             ARTIFACTS[key] = exporter.export(module, example, costs=costs)
         return ARTIFACTS[key]

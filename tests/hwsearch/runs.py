@@ -33,7 +33,7 @@ def digits(**changes: Any) -> dict[str, Any]:
         "name": "tiny",
         "supernet": {"family": "mlp", "params": {"hidden": [[8, 16, 32], [8, 16, 32]]}},
         "sparsity": {"choices": ["dense", "unstructured-0.5", "unstructured-0.8"]},
-        "data": {"name": "digits", "size": 8},
+        "data": {"name": "digits", "size": 16},
         "training": {"epochs": 2, "batch_size": 32},
         "objectives": ["accuracy", "latency_ms@cpu", "stored_bytes"],
         "devices": {

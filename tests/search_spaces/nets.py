@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,14 @@ def small_mlp() -> MLP:
     return MLP(input_shape=(1, 4, 4), n_classes=3, hidden=[(4, 8, 12), (6, 10)])
 
 
-def small_mobilenet() -> MobileNet:
+def small_mobilenet(*, resolutions: Sequence[int] | None = None) -> MobileNet:
     stages = (
         Stage(width=(8, 16), depth=(1, 2), kernel=(3, 5), expand=(2, 3)),
         Stage(width=(16, 24), depth=(1, 2, 3), kernel=(3, 5, 7), expand=(1, 2), se=True, act="hswish"),
     )
-    return MobileNet(input_shape=(3, 9, 9), n_classes=5, stages=stages, stem=8, stem_stride=2, head=24)
+    return MobileNet(
+        input_shape=(3, 9, 9), n_classes=5, stages=stages, stem=8, stem_stride=2, head=24, resolutions=resolutions
+    )
 
 
 FAMILIES = {"mlp": small_mlp, "mobilenet": small_mobilenet}
@@ -42,8 +44,8 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
 
 
-def supernet(family: Family, *, sparse: bool = False, seed: int = 0) -> Supernet:
-    net = Supernet(family, sparsity=SPARSITY if sparse else None, seed=seed)
+def supernet(family: Family, *, sparse: bool = False, sparsity: SparsityGenes | None = None, seed: int = 0) -> Supernet:
+    net = Supernet(family, sparsity=SPARSITY if sparse else sparsity, seed=seed)
     randomise(net.full, seed)
     return net.eval()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hwsearch.errors import UserError
+from search_spaces.pattern import masked
 
 
 class RecipeError(UserError):
@@ -122,23 +123,38 @@ def check_combination(recipes: Sequence[Recipe]) -> None:
 def zero_where(session: Session, name: str, dropped: Tensor) -> None:
     """Sets weights and the optimizer's memory of them to zero; with masked gradients they then stay exactly zero."""
     parameter = session.targets[name]
-    parameter.masked_fill_(dropped, 0.0)
+    factor = (~dropped).to(parameter.dtype)
+    parameter.mul_(factor).add_(0.0)  # no -0 stays: an export would store it as a value
     for value in session.optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value.masked_fill_(dropped, 0.0)
+            value.mul_(factor)
 
 
-def mask_gradients(session: Session, masks: Mapping[str, Tensor]) -> None:
-    """Sets the gradients of masked weights to zero."""
-    for name, mask in masks.items():
+def mask_gradients(session: Session, factors: Mapping[str, Tensor]) -> None:
+    """Multiplies the gradients of masked weights by their masks, given as 0 and 1 in the weights' type.
+
+    A product: filling by a boolean mask takes ten times as long on a CPU.
+    """
+    for name, factor in factors.items():
         gradient = session.targets[name].grad
         if gradient is not None:
-            gradient.masked_fill_(~mask, 0.0)
+            gradient.mul_(factor)
 
 
-def straight_through(weight: Tensor, used: Tensor) -> Tensor:
-    """Returns `used` with the gradient of `weight` (Bengio et al. 2013); exact where `used` is the weight or 0."""
-    return weight + (used - weight).detach()
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
+        return masked(weight, mask)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def straight_through(weight: Tensor, mask: Tensor) -> Tensor:
+    """Returns the masked weight, whose gradient reaches all of the weight (Bengio et al. 2013)."""
+    used: Tensor = _StraightThrough.apply(weight, mask)  # type: ignore[no-untyped-call]
+    return used
 
 
 def sparsity_of(masks_or_weights: Mapping[str, Tensor]) -> float:

@@ -99,4 +99,4 @@ class DynamicSparsity(MaskedRecipe):
                 growth = gradient.abs() if self.grow == "gradient" else random_scores(weight, rng)
                 masks[name] = moved_mask(weight, mask, growth, fraction)
             self.set_masks(masks)
-        mask_gradients(self.session, self.masks)
+        mask_gradients(self.session, self._factors)

@@ -78,7 +78,7 @@ class LotteryJackpots(Recipe):
         """Returns masked weights whose gradient reaches all of them."""
         out = dict(weights)
         for name, mask in self.masks.items():
-            out[name] = straight_through(weights[name], weights[name].detach().masked_fill(~mask, 0.0))
+            out[name] = straight_through(weights[name], mask)
         return out
 
     @torch.no_grad()

@@ -55,7 +55,16 @@ class MaskedRecipe(Recipe):
     """
 
     owns: ClassVar[frozenset[str]] = frozenset({"masks"})
-    masks: dict[str, Tensor]
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Weight name -> boolean mask."""
+        return self._masks
+
+    @masks.setter
+    def masks(self, masks: dict[str, Tensor]) -> None:
+        self._masks = masks
+        self._factors = {name: mask.to(self.session.targets[name].dtype) for name, mask in masks.items()}
 
     def set_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Takes over new masks and zeroes what they drop."""
@@ -65,7 +74,7 @@ class MaskedRecipe(Recipe):
 
     def on_gradients(self, step: int) -> None:
         """Keeps gradients inside the masks."""
-        mask_gradients(self.session, self.masks)
+        mask_gradients(self.session, self._factors)
 
     def state(self) -> dict[str, Tensor]:
         """Returns the masks."""

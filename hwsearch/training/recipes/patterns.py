@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hwsearch.training.recipes.base import Recipe, RecipeError, Session, straight_through
-from search_spaces.pattern import Pattern
+from search_spaces.pattern import Pattern, masked
 from search_spaces.sparsity import NOfM, parse_pattern
 
 
@@ -84,7 +84,7 @@ class StraightThrough(PatternRecipe):
         self._masks = self.masks_of(weights, step)
         out = dict(weights)
         for name, mask in self._masks.items():
-            out[name] = straight_through(weights[name], weights[name].detach().masked_fill(~mask, 0.0))
+            out[name] = straight_through(weights[name], mask)
         return out
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class StraightThrough(PatternRecipe):
         for name, mask in self._masks.items():
             parameter = self.session.targets[name]
             if parameter.grad is not None:
-                parameter.grad.add_(parameter.masked_fill(mask, 0.0), alpha=self.decay)
+                parameter.grad.addcmul_(parameter, (~mask).to(parameter.dtype), value=self.decay)
 
 
 class MaskDecay(PatternRecipe):
@@ -123,7 +123,7 @@ class MaskDecay(PatternRecipe):
         """Returns weights with the masked ones faded."""
         beta, out = self.beta(step), dict(weights)
         for name, mask in self.masks_of(weights, step).items():
-            out[name] = torch.where(mask, weights[name], beta * weights[name])
+            out[name] = weights[name] * mask.to(weights[name].dtype).mul_(1.0 - beta).add_(beta)
         return out
 
 
@@ -161,5 +161,5 @@ class StructureDecay(PatternRecipe):
         """Returns weights masked by the stage's pattern."""
         out = dict(weights)
         for name, mask in self.masks_of(weights, step).items():
-            out[name] = torch.where(mask, weights[name], 0.0)
+            out[name] = masked(weights[name], mask)
         return out

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -13,15 +15,17 @@ import torch
 from hwsearch.devices.analytic_device import AnalyticDevice
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.devices.onnxruntime_device import OnnxRuntimeDevice, input_shape
-from hwsearch.devices.reference import ReferenceNet, reference_input, reference_onnx
+from hwsearch.devices.reference import PAIRS, FixedModule, FixedNet
 from hwsearch.devices.simulated_device import SimulatedDevice
-from hwsearch.devices.torch_device import TorchDevice
+from hwsearch.devices.torch_device import TorchDevice, keeps_two_of_four, make_semi_structured
 from hwsearch.errors import DeviceError, MissingExtraError, UserError
 from hwsearch.export.base import Exporter
 from hwsearch.export.onnx_exporter import OnnxExporter
 from hwsearch.export.torch_exporter import TorchExporter
+from hwsearch.export.verify import compare
 from hwsearch.results import Artifact
 from tests.contracts.device_contract import DeviceContract
+from tests.contracts.nets import mlp_supernet, subnet
 
 
 class TestOnnxRuntime(DeviceContract):
@@ -34,6 +38,54 @@ class TestOnnxRuntime(DeviceContract):
     def exporter(self) -> Exporter:
         return OnnxExporter()
 
+    def test_peak_memory(self, exporter: Exporter) -> None:
+        spec = self.spec(options={"peak_memory": True})
+        assert OnnxRuntimeDevice.measures(spec) == ("latency_ms", "peak_memory_bytes")
+        assert OnnxRuntimeDevice.measures(self.spec()) == ("latency_ms",)
+        # 16 MB of weights must at least be held, and these nets take well below ten times as much.
+        big = exporter.export(torch.nn.Sequential(torch.nn.Linear(2048, 2048)), (torch.ones(1, 2048),), costs={})
+        small = self.artifact(exporter, largest=False)
+        found = [r["peak_memory_bytes"] for r in self.make_device(spec).measure([big, small])]
+        assert 16e6 < found[0].value < 160e6
+        assert 0 < found[1].value < 16e6
+        assert found[0].unit == "bytes"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"provider": "npu"}, "option provider must be one of cpu, cuda, tensorrt, but got 'npu'"),
+            ({"peak_memory": "yes"}, "option peak_memory must be true or false, but got 'yes'"),
+        ],
+    )
+    def test_bad_options(self, options: dict[str, object], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            OnnxRuntimeDevice(self.spec(options=options))
+
+    def test_missing_provider(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+        with pytest.raises(DeviceError, match="no CUDAExecutionProvider: pip install onnxruntime-gpu"):
+            OnnxRuntimeDevice(self.spec(options={"provider": "cuda"}))
+        monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+        with pytest.raises(UserError, match="clock 'cpu' and peak_memory need provider: cpu"):
+            OnnxRuntimeDevice(self.spec(clock="cpu", options={"provider": "cuda"}))
+
+    def test_cores_are_held_and_given_back(self, exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = os.sched_getaffinity(0)
+        seen = []
+        one = min(before)
+        device = self.make_device(self.spec(cores=(one,)))
+        original = OnnxRuntimeDevice.open
+        monkeypatch.setattr(
+            OnnxRuntimeDevice, "open", lambda *args: (seen.append(os.sched_getaffinity(0)), original(*args))[1]
+        )
+        measured = device.measure([self.artifact(exporter, largest=True)])
+        assert seen == [{one}]
+        assert os.sched_getaffinity(0) == before
+        assert measured[0]["latency_ms"].environment["cores"] == str(one)
+        with pytest.raises(DeviceError, match="device here: cores 4000 must be among those this process may use"):
+            self.make_device(self.spec(cores=(4000,))).measure([self.artifact(exporter, largest=True)])
+        assert os.sched_getaffinity(0) == before
+
     def test_open_sizes(self) -> None:
         assert input_shape("x", ["batch", 3, "height"], (3, 32), batch=4) == (4, 3, 32)
         with pytest.raises(UserError, match="size 2 of input 'x' must be known, but the file leaves it open"):
@@ -44,6 +96,7 @@ class TestOnnxRuntime(DeviceContract):
 
 class TestTorch(DeviceContract):
     runtime = "torch"
+    make_supernet = staticmethod(mlp_supernet)  # torch.export takes seconds for a CNN
 
     def make_device(self, spec: DeviceSpec) -> Device:
         return TorchDevice(spec)
@@ -55,6 +108,51 @@ class TestTorch(DeviceContract):
     def test_unknown_place(self) -> None:
         with pytest.raises(UserError, match="option device must be 'cpu' or 'cuda', but got 'tpu'"):
             TorchDevice(self.spec(options={"device": "tpu"}))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"compile": 1}, "option compile must be true or false, but got 1"),
+            ({"cuda_graph": True}, "options cuda_graph and semi_structured need device: cuda"),
+            ({"semi_structured": True}, "options cuda_graph and semi_structured need device: cuda"),
+        ],
+    )
+    def test_bad_options(self, options: dict[str, object], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            TorchDevice(self.spec(options=options))
+
+    def test_cpu_clock_on_gpu(self) -> None:
+        with pytest.raises(UserError, match="clock must be 'wall' on a GPU, but got 'cpu'"):
+            TorchDevice(self.spec(clock="cpu", options={"device": "cuda"}))
+
+    def test_older_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+        with pytest.raises(DeviceError, match="2:4 needs an NVIDIA GPU of Ampere or later"):
+            TorchDevice(self.spec(options={"device": "cuda", "semi_structured": True}))
+
+    def test_bf16(self, exporter: Exporter) -> None:
+        module, example, costs = subnet(mlp_supernet(), largest=True)
+        artifact = exporter.export(module, example, precision="bf16", costs=costs)
+        assert next(module.parameters()).dtype == torch.float32
+        measured = self.make_device(self.spec(precisions=("bf16",))).measure([artifact])
+        assert measured[0]["latency_ms"].environment["precision"] == "bf16"
+        agreement = compare(module, artifact, exporter, batches=[(torch.randn(64, 8, 8),)])
+        assert 0 < agreement.max_abs_error < 0.02  # 8 bits of mantissa: about 0.4 % of outputs below 2
+
+    def test_what_is_two_of_four(self) -> None:
+        weight = torch.tensor([[1.0, 0, 0, 2, 0, 0, 3, 0]])
+        assert keeps_two_of_four(weight)
+        assert not keeps_two_of_four(weight + 1)
+        assert not keeps_two_of_four(torch.zeros(1, 6))
+        module = torch.nn.Linear(64, 64)  # float32 has no sparse kernels
+        assert make_semi_structured(module) == []
+
+    @pytest.mark.slow
+    def test_compiled(self, exporter: Exporter) -> None:
+        device = self.make_device(self.spec(options={"compile": True}))
+        measured = device.measure([self.artifact(exporter, largest=False)])
+        assert measured[0]["latency_ms"].environment["compile"] is True
 
     def test_missing_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -174,12 +272,40 @@ class TestSimulated(DeviceContract):
             SimulatedDevice(self.spec(options={"noise": "much"}))
 
 
-def test_reference_net_is_the_same_everywhere() -> None:
-    assert reference_onnx() == reference_onnx()
-    session = ort.InferenceSession(reference_onnx(), providers=["CPUExecutionProvider"])
-    got = session.run(None, {"x": reference_input()})[0]
+def test_simulated_from_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("architecture,latency_ms,note\nabc,1.5,x\ndef,2.5,y\n")
+
+    def artifact(content: bytes) -> Artifact:
+        return Artifact("costs", "fp32", {"costs.json": content}, "costs.json")
+
+    def device(path: Path, noise: float = 0.0) -> SimulatedDevice:
+        return SimulatedDevice(DeviceSpec(name="t", runtime="simulated", options={"table": str(path), "noise": noise}))
+
+    known = [artifact(b'{"architecture": "def"}'), artifact(b'{"architecture": "abc"}')]
+    assert [r["latency_ms"].value for r in device(table).measure(known)] == [2.5, 1.5]
+    assert device(table, 0.1).measure(known)[0]["latency_ms"].value != 2.5
+    with pytest.raises(DeviceError, match="the table must hold architecture xyz, but it does not"):
+        device(table).measure([artifact(b'{"architecture": "xyz"}')])
+    with pytest.raises(DeviceError, match=r"artifact \w{12} must say its architecture"):
+        device(table).measure([artifact(b"no json")])
+    with pytest.raises(UserError, match=r"nowhere\.csv must be a CSV file, but"):
+        device(tmp_path / "nowhere.csv")
+    table.write_text("a,b\n")
+    with pytest.raises(UserError, match=r"must have columns architecture and latency_ms, but got \['a', 'b'\]"):
+        device(table)
+    table.write_text("architecture,latency_ms\nabc,1\ndef,fast\n")
+    with pytest.raises(UserError, match=r"table\.csv, line 3: latency_ms must be positive, but got 'fast'"):
+        device(table)
+
+
+@pytest.mark.parametrize("net", [net for pair in PAIRS.values() for net in pair], ids=lambda net: net.name)
+def test_fixed_nets_are_the_same_everywhere(net: FixedNet) -> None:
+    assert net.onnx() == net.onnx()
+    session = ort.InferenceSession(net.onnx(), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"x": net.input()})[0]
     with torch.no_grad():
-        want = ReferenceNet().eval()(torch.from_numpy(reference_input())).numpy()
+        want = FixedModule(net).eval()(torch.from_numpy(net.input())).numpy()
     assert np.abs(want).max() > 0.01
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from hwsearch.devices.timed import Stability
 from hwsearch.devices.timing import (
     LEAST_ROUNDS,
     SystemClock,
+    Timing,
     TimingPlan,
     half_width,
     interval_rank,
@@ -85,15 +87,18 @@ def test_rounds_hold_every_net_once_in_changing_order() -> None:
 
 
 def test_short_calls_are_timed_several_at_a_time() -> None:
-    result = run(Simulated(), {"tiny": 0.01, "large": 5.0})
-    assert result.candidates["tiny"].calls in (50, 51)  # the clock adds up rounded numbers
+    result = run(Simulated(), {"tiny": 0.01, "large": 5.0}, plan=TimingPlan(even=False))
+    assert result.candidates["tiny"].calls == 50
     assert result.candidates["tiny"].median_ms == pytest.approx(0.01)
     assert result.candidates["large"].calls == 1
 
 
 def test_reference_lasts_as_long_as_the_candidates() -> None:
-    assert run(Simulated(), {"a": 20.0, "b": 60.0}).reference.calls in (20, 21)
-    assert run(Simulated(), {"a": 1.0}).reference.calls == 1
+    result = run(Simulated(), {"a": 2.0, "b": 6.0, "c": 0.1})
+    calls = [timing.calls for timing in (result.reference, *result.candidates.values())]
+    assert calls == pytest.approx([3, 3, 1, 60], abs=1)
+    assert run(Simulated(), {"a": 100.0}).reference.calls == pytest.approx(10, abs=1)  # at most 20 ms
+    assert run(Simulated(), {"a": 6.0, "b": 6.0, "c": 90.0}, plan=TimingPlan(even=False)).reference.calls in (3, 4)
 
 
 def test_load_that_interrupts_long_calls_cancels() -> None:
@@ -183,6 +188,31 @@ def test_interval_covers_the_median(n: int) -> None:
         low, high = median_interval(rng.exponential(size=n))
         covered += low <= math.log(2) <= high
     assert covered / 2000 > 0.95 - 0.015
+
+
+def timing_of_ratio(ratio: float, *, half_width: float = 0.0) -> Timing:
+    none = np.zeros(0)
+    return Timing(none, none, none, 1.0, 0.0, ratio, half_width, 1)
+
+
+def test_stability_is_learnt_from_the_control() -> None:
+    stability = Stability()
+    assert stability.std == pytest.approx(Stability.PRIOR_STD)
+    stability.add(timing_of_ratio(1.0))
+    assert stability.std == pytest.approx(Stability.PRIOR_STD)  # one run says nothing
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        stability.add(timing_of_ratio(math.exp(0.1 * rng.standard_normal())))
+    assert stability.std == pytest.approx(0.1, rel=0.1)  # standard error of a deviation from 400: 3.5 %
+    steady = Stability()
+    for _ in range(50):
+        steady.add(timing_of_ratio(2.0))
+    assert steady.std < 0.006
+    # What the runs' own intervals explain is not counted again.
+    explained = Stability()
+    for _ in range(400):
+        explained.add(timing_of_ratio(math.exp(0.1 * rng.standard_normal()), half_width=0.1 * 1.96))
+    assert explained.std < 0.04
 
 
 def test_system_clock_moves() -> None:

@@ -110,7 +110,7 @@ def test_a_lane_times_batches(tmp_path: Path, made: list[Executor]) -> None:
 
 
 def test_a_device_elsewhere_measures_beside_evaluations(tmp_path: Path, made: list[Executor]) -> None:
-    factory = FakeFactory(str(tmp_path), devices=("far",), seconds=0.1)
+    factory = FakeFactory(str(tmp_path), devices=("far",), seconds=0.4)
     made.append(executor := executor_for(factory, devices=[("far", False)], limits=Limits(lane_batch=1)))
     drive(executor, evaluate_jobs(8), devices=("far",))
     assert overlapping(factory.events(), "far", "accuracy")

@@ -84,3 +84,20 @@ def test_starts_with_random_rows() -> None:
 def test_settings(setting: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NSGA2(large_space(), n_objectives=2, **{setting: value})  # type: ignore[arg-type]
+
+
+class TestNSGA2WithExtremes(EngineContract):
+    def make(self, space: SearchSpace, *, n_objectives: int = 2, seed: int = 0) -> NSGA2:
+        return NSGA2(space, n_objectives=n_objectives, seed=seed, extremes=True)
+
+
+def test_extremes_come_first_and_once() -> None:
+    space = large_space()
+    ends = np.stack([space.row(space.smallest()), space.row(space.largest())])
+    engine = NSGA2(space, n_objectives=2, extremes=True)
+    history = History.empty(space.n_genes, 2)
+    assert (engine.propose(history, 5)[:2] == ends).all()
+    assert (engine.propose(history, 1) == ends[:1]).all()
+    after = finished(space, ends[:1])
+    assert (engine.propose(after, 1) == ends[1:]).all()
+    assert not_in(engine.propose(finished(space, ends), 20), ends).all()

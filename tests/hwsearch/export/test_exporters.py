@@ -56,6 +56,7 @@ class TestOpenVino(ExporterContract):
 class TestTorch(ExporterContract):
     deterministic = False
     refuses_strange = False
+    slow = True
 
     @pytest.fixture
     def exporter(self) -> Exporter:

@@ -88,7 +88,7 @@ def test_unreadable_calibration() -> None:
     with pytest.raises(UserError, match="onnxruntime cannot quantise the model: ") as caught:
         OnnxExporter().export(module, (x[:1],), precision="int8", costs={}, calibration=[(torch.ones(2, 3, 8, 8),)])
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"must be finite|cannot quantise"):
+    with pytest.raises(UserError, match="calibration must hold finite values, but batch 0 does not"):
         OnnxExporter().export(module, (x[:1],), precision="int8", costs={}, calibration=[(x[:4] * torch.nan,)])
 
 

@@ -81,6 +81,8 @@ def test_training_is_deterministic_and_resumes_bit_equal(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[2]))  # sums depend on it
 from tests.hwsearch.training.test_supernet_training import CONFIG, DATA, supernet
 from hwsearch.training.supernet_training import train
 train(supernet(), DATA.open(), CONFIG, checkpoint=Path(sys.argv[1]))
@@ -89,7 +91,7 @@ train(supernet(), DATA.open(), CONFIG, checkpoint=Path(sys.argv[1]))
 
 def test_a_killed_training_goes_on_bit_equal(tmp_path):
     path = tmp_path / "c.safetensors"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)])
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), str(torch.get_num_threads())])
     deadline = time.monotonic() + 60
     while not path.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.002)

@@ -1,0 +1,176 @@
+"""Digits: accuracy of every sparse training recipe at 50/80/90/95 % sparsity, one budget of steps for all.
+
+python benchmarks/sparse_training/run.py --out results.json [--seeds 5] [--epochs 60] [--methods gmp rigl]
+python benchmarks/sparse_training/run.py --table results.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hwsearch.data.dataset import Dataset
+from hwsearch.data.digits import DigitsSpec
+from hwsearch.evaluation import correct_answers
+from hwsearch.training.config import TrainingConfig
+from hwsearch.training.network_training import train_network
+from hwsearch.training.recipes.base import Recipe, prunable, sparsity_of
+from hwsearch.training.recipes.dynamic import DynamicSparsity
+from hwsearch.training.recipes.envelope import GroupEnvelope
+from hwsearch.training.recipes.gradual import GradualPruning
+from hwsearch.training.recipes.jackpots import LotteryJackpots
+from hwsearch.training.recipes.masking import FixedMask
+from hwsearch.training.recipes.patterns import MaskDecay, StraightThrough, StructureDecay
+from hwsearch.training.soups import prune_and_soup
+from hwsearch.training.verification import paired_difference
+
+HIDDEN = 256
+KEEP = ("classifier",)
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+# Inputs are 64 and 256, so m may be 16, 32, 64. The n:m recipes are a little sparser than their column says.
+N_OF_M = {0.5: "2:4", 0.8: "3:16", 0.9: "3:32", 0.95: "3:64"}
+
+
+def network(seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential()
+        model.add_module("flatten", nn.Flatten())
+        model.add_module("layer1", nn.Linear(64, HIDDEN))
+        model.add_module("relu1", nn.ReLU())
+        model.add_module("layer2", nn.Linear(HIDDEN, HIDDEN))
+        model.add_module("relu2", nn.ReLU())
+        model.add_module("classifier", nn.Linear(HIDDEN, 10))
+        return model
+
+
+def settings(epochs: int, seed: int) -> TrainingConfig:
+    return TrainingConfig(epochs=epochs, batch_size=64, learning_rate=2e-3, weight_decay=1e-2, seed=seed)
+
+
+def in_training(make: Callable[[float], Recipe]) -> Callable[[Dataset, float, int, int, nn.Module], nn.Module]:
+    """A recipe that acts during the whole budget."""
+
+    def method(data: Dataset, sparsity: float, epochs: int, seed: int, dense: nn.Module) -> nn.Module:
+        model = network(seed)
+        train_network(model, data, settings(epochs, seed), recipes=[make(sparsity)], keep_dense=KEEP)
+        return model
+
+    return method
+
+
+def after_training(make: Callable[[float], Recipe]) -> Callable[[Dataset, float, int, int, nn.Module], nn.Module]:
+    """Two thirds of the budget dense (shared by all levels), one third with the recipe."""
+
+    def method(data: Dataset, sparsity: float, epochs: int, seed: int, dense: nn.Module) -> nn.Module:
+        model = copy.deepcopy(dense)
+        rest = epochs - 2 * epochs // 3
+        train_network(model, data, settings(rest, seed + 500), recipes=[make(sparsity)], keep_dense=KEEP)
+        return model
+
+    return method
+
+
+def soup(data: Dataset, sparsity: float, epochs: int, seed: int, dense: nn.Module) -> nn.Module:
+    """40 % of the budget dense, then 3 rounds x 3 members with the rest."""
+    model = network(seed)
+    first = 2 * epochs // 5
+    train_network(model, data, settings(first, seed))
+    config = settings((epochs - first) // 9, seed)
+    prune_and_soup(model, data, config, sparsity=sparsity, rounds=3, members=3, keep_dense=KEEP)
+    return model
+
+
+METHODS: dict[str, Callable[[Dataset, float, int, int, nn.Module], nn.Module]] = {
+    "random ERK mask": in_training(lambda s: FixedMask(sparsity=s, criterion="random")),
+    "magnitude one-shot": after_training(lambda s: FixedMask(sparsity=s, budget="global")),
+    "GMP": in_training(lambda s: GradualPruning(sparsity=s)),
+    "IMP + soup": soup,
+    "SET": in_training(lambda s: DynamicSparsity(sparsity=s, grow="random")),
+    "RigL": in_training(lambda s: DynamicSparsity(sparsity=s)),
+    "n:m SR-STE": in_training(lambda s: StraightThrough(pattern=N_OF_M[s])),
+    "n:m mask decay": in_training(lambda s: MaskDecay(pattern=N_OF_M[s])),
+    "n:m structure decay": in_training(lambda s: StructureDecay(pattern=N_OF_M[s])),
+    "WGSEF (filters)": in_training(lambda s: GroupEnvelope(sparsity=s)),
+    "Lottery Jackpots": after_training(lambda s: LotteryJackpots(sparsity=s)),
+}
+
+
+def run(out: Path, seeds: int, epochs: int, methods: list[str]) -> None:
+    results = json.loads(out.read_text()) if out.exists() else {}
+    for seed in range(seeds):
+        data = DigitsSpec(size=8, seed=seed).open()
+        key = f"dense|0|{seed}"
+        if key not in results:
+            model = network(seed)
+            train_network(model, data, settings(epochs, seed))
+            results[key] = record(model, data, 0.0)
+        partial = network(seed)
+        train_network(partial, data, settings(2 * epochs // 3, seed))
+        for name in methods:
+            for sparsity in LEVELS:
+                key = f"{name}|{sparsity}|{seed}"
+                if key in results:
+                    continue
+                started = time.perf_counter()
+                model = METHODS[name](data, sparsity, epochs, seed, partial)
+                results[key] = record(model, data, time.perf_counter() - started)
+                out.write_text(json.dumps(results))
+
+
+def record(model: nn.Module, data: Dataset, seconds: float) -> dict[str, object]:
+    right = correct_answers(model, data.holdout)
+    return {
+        "right": "".join("1" if r else "0" for r in right),
+        "sparsity": sparsity_of(prunable(model, KEEP)),
+        "seconds": round(seconds, 2),
+    }
+
+
+def table(path: Path) -> None:
+    results = json.loads(path.read_text())
+
+    def pooled(name: str, level: float | int) -> np.ndarray | None:
+        rows = [v["right"] for k, v in sorted(results.items()) if k.startswith(f"{name}|{level}|")]
+        return np.array([c == "1" for c in "".join(rows)]) if rows else None
+
+    dense = pooled("dense", 0)
+    assert dense is not None
+    seeds = sum(k.startswith("dense|") for k in results)
+    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({seeds} splits)\n")
+    print("| method | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
+    print("|---|" + "---|" * len(LEVELS))
+    for name in METHODS:
+        cells = []
+        for level in LEVELS:
+            right = pooled(name, level)
+            if right is None or len(right) != len(dense):
+                cells.append("-")
+                continue
+            d = paired_difference(right, [dense])
+            cells.append(f"{100 * right.mean():.2f} ({100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}])")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("sparse_training.json"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--table", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.table:
+        table(args.table)
+    else:
+        run(args.out, args.seeds, args.epochs, args.methods)
+        table(args.out)

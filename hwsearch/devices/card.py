@@ -1,0 +1,173 @@
+"""The capability card of a device: what pays there, as measured; and which choices no objective can gain from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from hwsearch.devices.base import Fingerprint
+from hwsearch.errors import UserError
+from hwsearch.objectives import Objective
+
+FORMAT_VERSION = 1
+GAIN = 1.05
+"""A speed-up below this is none: it is within what two measurements of one net may differ by."""
+ZEROS_COUNT = frozenset({"stored_bytes", "nonzeros"})
+"""Metrics that shrink with every zero, on any device."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One variant of a subject against the dense fp32 baseline of the same subject, timed interleaved with it.
+
+    Args:
+        group: `sparsity`, `precision`, `kernel`, `expand`, `depth`, `resolution`, `channels`.
+        subject: `cnn`, `linear`, `ffn`, `pointwise`.
+        variant: `unstructured-0.9`, `int8`, `7`, ...
+        latency_ms: of the variant. half_width_ms: 95 %, within the run.
+        speedup: baseline / variant. speedup_half_width: 95 %.
+    """
+
+    group: str
+    subject: str
+    variant: str
+    latency_ms: float
+    half_width_ms: float
+    speedup: float
+    speedup_half_width: float
+
+
+@dataclass(frozen=True)
+class CapabilityCard:
+    """What was measured on one device.
+
+    Args:
+        device: its name.
+        fingerprint: what the numbers depend on.
+        created: date, ISO.
+        channel_multiple: multiples of this many channels are fast.
+        probes: in the order measured.
+        missing: `group/subject/variant: why` for what could not be measured.
+    """
+
+    device: str
+    fingerprint: Fingerprint
+    created: str
+    channel_multiple: int
+    probes: tuple[Probe, ...]
+    missing: tuple[str, ...] = ()
+
+    def of(self, group: str, variant: str) -> list[Probe]:
+        """Returns the probes of a variant, the largest speed-up first; empty if there is none."""
+        found = [p for p in self.probes if p.group == group and p.variant == variant]
+        return sorted(found, key=lambda p: -p.speedup)
+
+    def to_json(self) -> str:
+        """Returns the card as JSON that `from_json` reads."""
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> CapabilityCard:
+        """Returns a card.
+
+        Raises:
+            UserError: not a card, or of another format.
+        """
+        try:
+            raw = json.loads(text)
+            version = raw.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise UserError(f"a capability card must have format_version {FORMAT_VERSION}, but got {version}.")
+            probes = tuple(Probe(**probe) for probe in raw.pop("probes"))
+            return cls(probes=probes, missing=tuple(raw.pop("missing")), **raw)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"a capability card must be JSON written by `profile`, but: {error!r}.") from error
+
+    def table(self) -> str:
+        """Returns the card as a Markdown table."""
+        lines = [
+            f"# {self.device}",
+            "",
+            ", ".join(f"{key} {value}" for key, value in self.fingerprint.items() if value is not None),
+            "",
+            f"Measured {self.created}. Multiples of {self.channel_multiple} channels are fast.",
+            "",
+            "| what | net | variant | ms | speed-up over dense fp32 |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {p.group} | {p.subject} | {p.variant} | {p.latency_ms:.3f} "
+            f"| {p.speedup:.2f} +- {p.speedup_half_width:.2f} |"
+            for p in self.probes
+        ]
+        lines += [f"\nNot measured: {entry}" for entry in self.missing]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a choice stays in the space, and why. One line."""
+
+    choice: str
+    kept: bool
+    reason: str
+
+
+def decide(
+    choices: Sequence[str],
+    *,
+    group: str,
+    objectives: Sequence[Objective],
+    cards: Mapping[str, CapabilityCard],
+    gain: float = GAIN,
+) -> list[Decision]:
+    """Returns, for each sparsity pattern or precision, whether any objective or limit can gain from it.
+
+    The baseline (`dense`, `fp32`) always stays. Another choice is dropped only if every objective is known not to gain:
+    accuracy does not; MACs, parameters and activation bytes do not depend on it; latency gains on a device whose card
+    shows it: on any subject a speed-up of at least `gain` whose interval lies above 1. A device without a card, or
+    with a card that has no such probe, might gain. `stored_bytes` and `nonzeros` gain from zeros.
+
+    Args:
+        choices: of the gene.
+        group: `sparsity` or `precision`.
+        objectives: of the run, limits included.
+        cards: device name -> card.
+        gain: least speed-up that counts.
+    """
+    return [_decide(choice, group, objectives, cards, gain) for choice in choices]
+
+
+def _decide(
+    choice: str, group: str, objectives: Sequence[Objective], cards: Mapping[str, CapabilityCard], gain: float
+) -> Decision:
+    if choice in ("dense", "fp32"):
+        return Decision(choice, True, "the baseline")
+    against = []
+    for objective in objectives:
+        device = objective.device
+        if device is None:
+            if group == "sparsity" and objective.metric in ZEROS_COUNT:
+                return Decision(choice, True, f"{objective.name} shrinks with every zero")
+            continue
+        if objective.metric in ZEROS_COUNT:
+            return Decision(choice, True, f"{objective.name} shrinks with every zero")
+        card = cards.get(device)
+        if card is None:
+            return Decision(choice, True, f"{objective.name} may gain: {device} has no capability card")
+        found = card.of(group, choice)
+        if not found or objective.metric != "latency_ms":
+            return Decision(choice, True, f"{objective.name} may gain: it is not on the card of {device}")
+        for probe in found:
+            if probe.speedup >= gain and probe.speedup - probe.speedup_half_width > 1.0:
+                return Decision(choice, True, f"{objective.name} gains {probe.speedup:.2f}x ({probe.subject})")
+        best = found[0]
+        against.append(
+            f"{objective.name} was at most {best.speedup:.2f} +- {best.speedup_half_width:.2f} times as fast "
+            f"({best.subject}), and {gain:g} must be shown"
+        )
+    what = "; ".join(against) or "none depends on it"
+    return Decision(choice, False, f"no objective can gain from it: {what}")
