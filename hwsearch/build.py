@@ -29,6 +29,7 @@ from hwsearch.export.base import Exporter
 from hwsearch.objectives import QUALITY_METRICS, Objective
 from hwsearch.problems import nearest
 from hwsearch.tracked import Tracked
+from predictors.base import LayerFunction, Predictor
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet
 
@@ -72,6 +73,17 @@ EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",
     "serial": "hwsearch.distribution.serial:SerialExecutor",
 }
+PREDICTORS = {
+    "auto": "predictors.auto:Auto",
+    "gp": "predictors.gaussian_process:GaussianProcess",
+    "ridge": "predictors.ridge:Ridge",
+    "non_negative": "predictors.non_negative:NonNegative",
+    "svr": "predictors.svr:SupportVectors",
+    "trees": "predictors.trees:BoostedTrees",
+    "ensemble": "predictors.ensemble:DeepEnsemble",
+}
+COST_FEATURES = ("costs", "roofline", "one_hot", "ordinal")
+"""What a predictor reads where the space's networks have layer costs."""
 GROUPS = {"families": FAMILIES, "data": DATA, "engines": ENGINES, "devices": DEVICES, "exporters": EXPORTERS}
 
 
@@ -90,6 +102,35 @@ def named(group: str, name: str, where: str) -> Any:
         return others[name].load()
     known = sorted([*table, *others])
     raise ConfigError(f"{where} must be one of {known}, but got {name!r}{nearest(name, known)}.")
+
+
+def predictor(
+    name: str, space: SearchSpace, *, layers: LayerFunction | None = None, batch: int = 1, log: bool = False
+) -> Predictor:
+    """Returns a new predictor of a space, which reads layer costs where there are any.
+
+    Args:
+        name: of `PREDICTORS`. Third parties cannot add any: files could not be read without them.
+        space: of the architectures.
+        layers: of the space's networks; None for a space without costs.
+        batch: examples per measured call.
+        log: fits the logarithm of the values.
+
+    Raises:
+        ConfigError: unknown name; shows the nearest.
+    """
+    if name not in PREDICTORS:
+        known = sorted(PREDICTORS)
+        raise ConfigError(f"the model must be one of {known}, but got {name!r}{nearest(name, known)}.")
+    module, _, attribute = PREDICTORS[name].partition(":")
+    kind = getattr(import_module(module), attribute)
+    if name == "auto":
+        logs = {"candidates": import_module(module).LOG_CANDIDATES} if log else {}
+        made: Predictor = kind(space, layers=layers, batch=batch, **logs)
+        return made
+    sets = None if layers is None else COST_FEATURES
+    made = kind(space, sets=sets, target="log" if log else "raw", layers=layers, batch=batch)
+    return made
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     The data need not be there if the family's own arguments say what shape it has.
     """
-    plan = _space_plan(config, tuple(overrides))
+    plan = space_plan(config, tuple(overrides))
     supernet = plan.supernet(meta=True)
     return {
         "family": plan.family.name,
@@ -313,7 +313,8 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _space_plan(config: Path, overrides: tuple[str, ...]) -> Plan:
+def space_plan(config: Path, overrides: tuple[str, ...] = ()) -> Plan:
+    """Returns the plan of a configuration; where only its data are missing, that of its space alone."""
     try:
         return build.load(config, overrides)
     except ConfigError as error:
