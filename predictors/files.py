@@ -22,13 +22,14 @@ from predictors.gaussian_process import GaussianProcess
 from predictors.non_negative import NonNegative
 from predictors.ridge import Ridge
 from predictors.svr import SupportVectors
+from predictors.transfer import Transfer
 from predictors.trees import BoostedTrees
 from search_spaces.genes import Condition, Gene
 from search_spaces.space import Population, SearchSpace
 
 FORMAT = 1
 KEY = "hwsearch_predictor"
-MODELS = (Analytic, Auto, BoostedTrees, DeepEnsemble, GaussianProcess, NonNegative, Ridge, SupportVectors)
+MODELS = (Analytic, Auto, BoostedTrees, DeepEnsemble, GaussianProcess, NonNegative, Ridge, SupportVectors, Transfer)
 KINDS: dict[str, type[Predictor]] = {model.kind: model for model in MODELS}
 Scalar = str | int | float | bool | None
 
