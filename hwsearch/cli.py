@@ -84,6 +84,38 @@ def run(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that describes one training.")],
+    overrides: SetOption = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the result [runs/<name>].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one network with sparse recipes; score and export it. The same command continues.
+
+    Example: hwsearch train configs/training/gradual.yaml --set recipes.0.sparsity=0.9
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.train import train as command
+    from hwsearch.report.live import Live
+
+    console = Console(stderr=as_json)
+    with Live(console) as live:
+        outcome = command(config, overrides=overrides or [], folder=run_dir, observer=live)
+    if as_json:
+        _json({"folder": str(outcome.folder), **outcome.card})
+        return
+    metrics = outcome.card["metrics"]
+    accuracy, sparsity = metrics["accuracy"], metrics["sparsity"]["value"]
+    console.print(
+        f"hold-out accuracy {100 * accuracy['value']:.2f} % ± {100 * accuracy['std']:.2f}, "
+        f"sparsity {100 * sparsity:.2f} %",
+        highlight=False,
+    )
+    console.print(f"{outcome.folder}/: model.onnx, model.safetensors, card.json", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def front(run: RunArg, as_json: JsonOption = False) -> None:
     """Show the validated front of a run.
 
