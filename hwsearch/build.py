@@ -148,11 +148,10 @@ def predictor(
     module, _, attribute = PREDICTORS[name].partition(":")
     kind = getattr(import_module(module), attribute)
     if name == "auto":
-        logs = {"candidates": import_module(module).LOG_CANDIDATES} if log else {}
-        made: Predictor = kind(space, layers=layers, batch=batch, **logs)
-        return made
-    sets = None if layers is None else COST_FEATURES
-    made = kind(space, sets=sets, target="log" if log else "raw", layers=layers, batch=batch)
+        options = {"candidates": import_module(module).LOG_CANDIDATES} if log else {}
+    else:
+        options = {"sets": None if layers is None else COST_FEATURES, "target": "log" if log else "raw"}
+    made: Predictor = kind(space, layers=layers, batch=batch, **options)
     return made
 
 

@@ -35,6 +35,17 @@ class Teacher(StrEnum):
     none = "none"
 
 
+SpaceOption = Annotated[
+    str, typer.Option(help="Configuration (.yaml), YAML file of genes, folder of a run, or a family: ofa_mobilenet_v3")
+]
+ModelOption = Annotated[
+    str, typer.Option(help="auto, gp, ridge, non_negative, svr, trees or ensemble; auto chooses and combines.")
+]
+LogOption = Annotated[bool, typer.Option("--log", help="Fit the logarithm of the labels.")]
+FromDevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PREDICTOR|TABLE.csv", help="Other devices to learn from: few rows are enough; repeatable."),
+]
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -369,6 +380,110 @@ def space(
     for which in ("smallest", "largest"):
         costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
         console.print(f"{which}: {costs}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def fit(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE.csv", help="A column per gene, a column of labels; repeats are allowed.")
+    ],
+    space: SpaceOption,
+    target: Annotated[str, typer.Option(help="Column of the labels: latency_ms, accuracy, ...")],
+    out: Annotated[Path, typer.Option(help="File of the predictor, ending in .safetensors.")],
+    model: ModelOption = "auto",
+    log: LogOption = False,
+    device: Annotated[str | None, typer.Option(help="Name of the device that the labels are of.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Of the labels [that of the metric].")] = None,
+    maximize: Annotated[
+        bool | None, typer.Option("--maximize/--minimize", help="Which labels are good [that of the metric].")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Examples per measured call.")] = 1,
+    from_devices: FromDevicesOption = None,
+    curve: Annotated[bool, typer.Option(help="Fit the learning curve, too.")] = True,
+    figure: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a predictor of your own measurements and show how good it is; no run needed.
+
+    Example: hwsearch fit pixel.csv --space ofa_mobilenet_v3 --target latency_ms --out pixel.safetensors
+    """
+    from hwsearch.commands.fit import fit as command
+    from hwsearch.report.fit_text import fit_text
+
+    answer = command(
+        table,
+        space=space,
+        target=target,
+        out=out,
+        model=model,
+        log=log,
+        device=device,
+        unit=unit,
+        maximize=maximize,
+        batch=batch,
+        from_devices=from_devices or [],
+        curve=curve,
+        figure=figure,
+    )
+    if as_json:
+        _json(answer)
+        return
+    typer.echo(fit_text(answer))
+    typer.echo(str(out))
+
+
+@app.command("measure-for-predictor")
+def measure_for_predictor(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG|FAMILY", help="Configuration, folder of a run or family to measure.")
+    ],
+    device: Annotated[str, typer.Option(help="YAML file of a device, a device of CONFIG, or a runtime's name.")],
+    target_error: Annotated[float, typer.Option(help="Mean error, in percent, that is good enough.")],
+    budget: Annotated[int, typer.Option(help="Networks to measure at most, those of earlier calls included.")],
+    out: Annotated[Path, typer.Option(help="File of the predictor, ending in .safetensors.")],
+    metric: Annotated[str, typer.Option(help="Out of what the device measures.")] = "latency_ms",
+    model: ModelOption = "auto",
+    log: LogOption = False,
+    from_devices: FromDevicesOption = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of networks.")] = 0,
+    figure: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the networks that tell a predictor most, until it is good enough. The same command continues.
+
+    Example: hwsearch measure-for-predictor ofa_mobilenet_v3 --device onnxruntime --target-error 3 --budget 100
+    --out cpu.safetensors
+    """
+    from hwsearch.commands.measure_for_predictor import Progress
+    from hwsearch.commands.measure_for_predictor import measure_for_predictor as command
+    from hwsearch.report.fit_text import fit_text
+
+    def observe(progress: Progress) -> None:
+        error = "-" if progress.error is None else f"{progress.error:.2f} ± {progress.error_std:.2f} %"
+        failed = f", {progress.tried - progress.measured} failed" if progress.tried > progress.measured else ""
+        typer.echo(f"  {progress.measured}/{progress.budget} measured{failed}, error {error}", err=True)
+
+    answer = command(
+        config,
+        device=device,
+        target_error=target_error,
+        budget=budget,
+        out=out,
+        metric=metric,
+        model=model,
+        log=log,
+        from_devices=from_devices or [],
+        seed=seed,
+        figure=figure,
+        observe=observe,
+    )
+    if as_json:
+        _json(answer)
+        return
+    typer.echo(fit_text(answer))
+    reached = "reached" if answer["ended"] == "target" else "not reached within the budget"
+    typer.echo(f"target error    {answer['target_error']:g} %: {reached} with {answer['tried']} networks")
+    typer.echo(f"{answer['file']}, {answer['measurements']}")
 
 
 @app.command("query")

@@ -203,6 +203,7 @@ def fit(
     log: bool = False,
     device: str | None = None,
     unit: str | None = None,
+    maximize: bool | None = None,
     batch: int = 1,
     from_devices: Sequence[str] = (),
     curve: bool = True,
@@ -215,9 +216,13 @@ def fit(
         space: see `space_source.open_space`.
         target: column of the labels: the metric.
         out: file of the predictor.
-        model, log, batch, from_devices: see `recipe`.
+        model: name out of `build.PREDICTORS`.
+        log: fits the logarithm of the labels.
+        batch: examples per measured call.
+        from_devices: see `recipe`.
         device: whose numbers these are; None for what depends on none.
         unit: of the labels; by default that of the metric.
+        maximize: whether large labels are the good ones, for the regret; by default as for the metric.
         curve: whether to fit the learning curve.
         figure: PNG to write.
 
@@ -231,7 +236,7 @@ def fit(
     data = read_table(table, source.space, target=target)
     how = recipe(source, target=target, model=model, log=log, batch=batch, from_devices=from_devices)
     unit = unit_of(target) if unit is None else unit
-    minimize = target not in MAXIMISED
+    minimize = target not in MAXIMISED if maximize is None else not maximize
     try:
         found = fitted(how, data.rows, data.values, stds=data.stds, unit=unit, minimize=minimize, curve=curve)
     except ValueError as error:

@@ -45,9 +45,7 @@ class Recipe:
         """Returns a new predictor, unfitted."""
         if self.devices:
             return Transfer(self.source.space, devices=self.devices, layers=self.source.layers)
-        return build.predictor(
-            self.model, self.source.space, layers=self.source.layers, batch=self.batch, log=self.log
-        )
+        return build.predictor(self.model, self.source.space, layers=self.source.layers, batch=self.batch, log=self.log)
 
     def embed(self, population: Population) -> FloatArray:
         """Returns where architectures (n, g) lie, (n, d), for choosing which to measure: spread here tells most."""

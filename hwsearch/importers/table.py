@@ -39,13 +39,14 @@ class MeasuredTable:
     unlabelled: int
 
 
-def read_table(path: Path, space: SearchSpace, *, target: str) -> MeasuredTable:
+def read_table(path: Path, space: SearchSpace, *, target: str, needs_label: bool = True) -> MeasuredTable:
     """Returns the labelled rows of a CSV file (or .csv.gz). An empty label means: not measured.
 
     Args:
         path: its header names every gene of the space and the target; other columns do not matter.
         space: of the architectures.
         target: column of labels; `<target>_std`, if there, has their standard errors.
+        needs_label: False also returns rows without a label, whose value is NaN.
 
     Raises:
         UserError: no such file or column, a value that is no choice, a label that is no finite number, or no labels;
@@ -62,7 +63,7 @@ def read_table(path: Path, space: SearchSpace, *, target: str) -> MeasuredTable:
     if target not in header or target in space.index:
         others = [name for name in header if name not in space.index]
         raise UserError(f"{path} must have a column {target!r}{nearest(target, others)}, but has {_short(others)}.")
-    labelled = [(number, line) for number, line in lines if line[header[target]].strip()]
+    labelled = [(number, line) for number, line in lines if not needs_label or line[header[target]].strip()]
     rows = np.zeros((len(labelled), space.n_genes), dtype=np.uint8)
     empty = np.zeros(rows.shape, dtype=np.bool_)
     for g, gene in enumerate(space.genes):
@@ -83,7 +84,8 @@ def read_table(path: Path, space: SearchSpace, *, target: str) -> MeasuredTable:
     if len(bad):
         i, g = (int(x) for x in bad[0])
         raise UserError(f"{path}, line {labelled[i][0]}: gene {space.genes[g].name!r} must have a value, but is empty.")
-    values = np.array([_label(path, number, target, line[header[target]]) for number, line in labelled])
+    texts = [(number, line[header[target]]) for number, line in labelled]
+    values = np.array([_label(path, number, target, text) if text.strip() else math.nan for number, text in texts])
     stds = None
     if target + STD in header:
         stds = np.array([_std(path, number, target + STD, line[header[target + STD]]) for number, line in labelled])
@@ -160,7 +162,9 @@ class _Choices:
         except ValueError:
             return None
         # Other programs write 0.1 with more or fewer digits.
-        return next((i for number, i in self._numbers if math.isclose(number, value, rel_tol=1e-6, abs_tol=1e-12)), None)
+        return next(
+            (i for number, i in self._numbers if math.isclose(number, value, rel_tol=1e-6, abs_tol=1e-12)), None
+        )
 
 
 def _label(path: Path, number: int, target: str, text: str) -> float:
