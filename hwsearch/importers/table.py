@@ -119,8 +119,8 @@ def _cell(value: float | str) -> str:
 def _read(path: Path) -> tuple[dict[str, int], list[tuple[int, list[str]]]]:
     """Returns the columns by name, and the lines with their numbers; blank lines are left out."""
     try:
-        opened = gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.suffix == ".gz" else None
-        with opened or path.open(encoding="utf-8-sig", newline="") as file:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with io.StringIO(content.decode("utf-8-sig"), newline="") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
             lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]

@@ -29,7 +29,7 @@ def fit_text(content: Mapping[str, Any]) -> str:
         lines.append("held-out rows   - (cross-validation needs 4 architectures)")
     else:
         lines += Report.from_dict(content["report"]).text().splitlines()
-    lines.append(f"noise of labels {_noise(content['noise'], unit)}")
+    lines.append(f"noise of labels {_noise(content['noise'], content['report'], unit)}")
     if content["curve"]:
         points = [f"{p['rows']}: {_error(p, unit)}" for p in content["curve"]]
         lines.append(f"learning curve  {', '.join(points)}")
@@ -39,7 +39,9 @@ def fit_text(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _noise(noise: Mapping[str, Any] | None, unit: str) -> str:
+def _noise(noise: Mapping[str, Any] | None, report: Mapping[str, Any] | None, unit: str) -> str:
+    if noise is None and report is not None and report["rmse_noise"] is not None:
+        return f"{report['rmse_noise']:.4g}{unit} by their own standard errors"
     if noise is None:
         return "not known (no architecture was measured twice)"
     relative = "" if noise["mape"] is None else f", {noise['mape']:.2f} %"
