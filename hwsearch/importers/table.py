@@ -128,7 +128,9 @@ def _read(path: Path) -> tuple[dict[str, int], list[tuple[int, list[str]]]]:
         raise UserError(f"a table must be a CSV file, but {path} cannot be read: {_reason(error)}.") from error
     twice = [name for name in header if name and header.count(name) > 1]
     if not header or twice:
-        raise UserError(f"{path} must have a header with distinct names, but {twice[0] if twice else 'it'} is not one.")
+        raise UserError(
+            f"{path} must have a header with distinct names, but {repr(twice[0]) if twice else 'it'} is not one."
+        )
     for number, line in lines:
         if len(line) != len(header):
             raise UserError(f"{path}, line {number}: there must be {len(header)} cells, but got {len(line)}.")

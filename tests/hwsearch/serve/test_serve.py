@@ -155,6 +155,8 @@ def test_survives_a_killed_replica_and_counts_on(server: Server) -> None:
     assert before >= 10
     victim = min(first)
     os.kill(victim, signal.SIGKILL)
+    # Connections that the kernel gives to a process while it dies are reset; what comes after must be answered.
+    psutil.wait_procs([p for p in server.replicas() if p.pid == victim], timeout=10)
     statuses, end = [], time.monotonic() + 90
     while time.monotonic() < end:
         statuses.append(server.ask("/v1/predict", {"architectures": least})[0])
