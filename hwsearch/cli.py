@@ -323,11 +323,17 @@ def profile(
 
 @app.command()
 def predict(
-    run: RunArg,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="RUN|PREDICTOR...", help="Folder of a run, or predictor files of one space.")
+    ],
     arch: Annotated[
         list[str], typer.Option(help="JSON of gene values, a file with it, a key, 'smallest' or 'largest'; repeatable.")
     ],
     metric: Annotated[list[str] | None, typer.Option(help="Metric, such as latency_ms@cpu; repeatable.")] = None,
+    level: Annotated[float, typer.Option(help="Of intervals, of predictor files.")] = 0.9,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file whose network gives layer costs to predictors in files.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict metrics of architectures that were not measured.
@@ -337,13 +343,25 @@ def predict(
     from rich.console import Console
 
     from hwsearch.commands.query import predict as command
+    from hwsearch.commands.query_service import predict_files
     from hwsearch.report.table import rows_table
 
-    rows = command(run, arch, metrics=metric or [])
+    columns = ["key", "metric", "mean", "std", "unit", "kind"]
+    if any(path.is_file() for path in sources) or len(sources) > 1:
+        rows = predict_files(sources, arch, metrics=metric or [], level=level, config=config)
+        columns[4:4] = ["lower", "upper"]
+    else:
+        rows = command(sources[0], arch, metrics=metric or [])
     if as_json:
         _json(rows)
-    else:
-        Console().print(rows_table(rows, ["key", "metric", "mean", "std", "unit", "kind"], str(run)))
+        return
+    Console().print(rows_table(rows, columns, ", ".join(map(str, sources))))
+    if any(row.get("outside") for row in rows):
+        typer.echo(f"outside of the range that the predictor was trained on: {_outside(rows)}")
+
+
+def _outside(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['metric']} of {row['key']}" for row in rows if row.get("outside"))
 
 
 @app.command()

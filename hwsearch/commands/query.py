@@ -27,6 +27,7 @@ from hwsearch.results import Artifact
 from hwsearch.runfolder import RunFolder
 from predictors.files import load as load_predictor
 from search_spaces.architecture import Architecture
+from search_spaces.space import SearchSpace
 from search_spaces.supernet import Supernet
 
 
@@ -241,7 +242,7 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
                 )
             loaded[name] = load_predictor(path, space=plan.space).predictor
     for text in archs:
-        arch = _architecture(text, plan, folder)
+        arch = architecture(text, plan.space, folder)
         row = plan.space.row(arch)[None]
         costs = supernet.costs(row).metrics()
         for name in wanted:
@@ -257,13 +258,17 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
     return rows
 
 
-def _architecture(text: str, plan: Plan, folder: RunFolder) -> Architecture:
-    space = plan.space
+def architecture(text: str, space: SearchSpace, folder: RunFolder | None = None) -> Architecture:
+    """Returns the architecture in JSON, in a file with it, `smallest`, `largest`, or a key on the front of a run.
+
+    Raises:
+        UserError: none of these, or not of the space.
+    """
     if text == "smallest":
         return space.smallest()
     if text == "largest":
         return space.largest()
-    if re.fullmatch(r"[0-9a-f]{12}", text):
+    if folder is not None and re.fullmatch(r"[0-9a-f]{12}", text):
         try:
             for member in load_front(folder):
                 if member.key == text:

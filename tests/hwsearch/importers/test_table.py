@@ -105,5 +105,5 @@ def test_what_is_no_table(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / ("t.csv.gz" if content == b"not packed" else "t.csv")
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match="a table must be a CSV file, but .* cannot be read"):
+    with pytest.raises(UserError, match=r"a table must be a CSV file, but .* cannot be read"):
         read_table(path, SPACE, target="ms")
