@@ -1,6 +1,6 @@
 """Is a predictor that `measure-for-predictor` made as good as measuring once? Small MobileNetV3 on ONNX Runtime, here.
 
-python -m benchmarks.predictors.live_device [--side 64] [--budget 60] [--test 40] [--passes 8]
+python -m benchmarks.live_predictor.run [--side 64] [--budget 60] [--test 40] [--passes 8]
 
 1. `measure_for_predictor` measures chosen networks until its budget; no test network is among them but by chance.
 2. Test networks, uniform over the space, are measured in several passes, each in another order and other groups.
