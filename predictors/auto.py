@@ -185,11 +185,10 @@ class Auto(Predictor):
         variance = self.weights_ @ (stds**2 + (means - mean) ** 2)
         return Prediction(mean, self.stretch_ * np.sqrt(variance))
 
-    def interval(self, population: Population, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
-        """Returns lower and upper ends, each (n,), from nested held-out errors; see `Predictor.interval`."""
-        answer = self.predict(population)
-        half = answer.std * quantile(self.scores_, level)
-        return answer.mean - half, answer.mean + half
+    def ends(self, prediction: Prediction, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """Returns ends, each (n,), from nested held-out errors; see `Predictor.ends`."""
+        half = prediction.std * quantile(self.scores_, level)
+        return prediction.mean - half, prediction.mean + half
 
     def held_out(self) -> Prediction:
         """Returns the nested held-out answers of the training rows, each (n,). Only after `fit`, not after loading."""

@@ -34,7 +34,7 @@ class FeatureModel(Predictor):
 
     The target is the value or its logarithm; an answer is the transform's inverse of the regressor's (of a logarithm:
     the median, which is what minimises relative errors). Deviations are scaled so that a normal interval of 90 % holds
-    90 % of held-out values; `interval` uses the held-out errors themselves (split conformal on leave-one-out errors,
+    90 % of held-out values; `ends` uses the held-out errors themselves (split conformal on leave-one-out errors,
     Vovk et al. 2005; here leave-one-out or k-fold, as the regressor does it).
 
     Args:
@@ -105,13 +105,13 @@ class FeatureModel(Predictor):
             return Prediction(mean, std)
         return Prediction(np.exp(mean), np.exp(mean) * std)
 
-    def interval(self, population: Population, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
-        """Returns lower and upper ends, each (n,), between which a new measurement falls with probability `level`."""
-        mean, std = self._answer(population)
-        half = std * quantile(self.scores_, level)
+    def ends(self, prediction: Prediction, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """Returns the ends of intervals that held-out errors were in as often as `level` says; see `Predictor.ends`."""
         if self.target == "raw":
-            return mean - half, mean + half
-        return np.exp(mean - half), np.exp(mean + half)
+            half = prediction.std * quantile(self.scores_, level)
+            return prediction.mean - half, prediction.mean + half
+        factor = np.exp(prediction.std / prediction.mean * quantile(self.scores_, level))
+        return prediction.mean / factor, prediction.mean * factor
 
     def held_out(self) -> Prediction:
         """Returns what fits without each training row say of it, in the order of the rows: mean and deviation (n,)."""
