@@ -21,7 +21,7 @@ LEAST_ROWS = 3
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Errors after training on `rows` rows; `mape` in percent, None where a value is 0; `kendall` None for constants."""
+    """Errors after training on `rows` rows; `mape` in percent, None where a value is 0; `kendall` None if constant."""
 
     rows: int
     tested: int
@@ -149,7 +149,9 @@ def label_noise(population: Population, values: FloatArray) -> LabelNoise | None
     labels = values[repeated]
     # A label is nearer to the mean of its group than to the truth, by sqrt((n - 1) / n).
     error = (labels - means[group][repeated]) * np.sqrt(n / (n - 1))
-    std = float(np.sqrt(((labels - means[group][repeated]) ** 2).sum() / (len(labels) - len(np.unique(group[repeated])))))
+    std = float(
+        np.sqrt(((labels - means[group][repeated]) ** 2).sum() / (len(labels) - len(np.unique(group[repeated]))))
+    )
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.flatnonzero(counts > 1))
     first, second = values[order[starts]], values[order[starts + 1]]

@@ -150,11 +150,13 @@ class Transfer(Predictor):
         mean, std = self._answer(population)
         return Prediction(np.exp(mean), np.exp(mean) * std) if self.log_ else Prediction(mean, std)
 
-    def interval(self, population: Population, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
-        """Returns lower and upper ends, each (n,), from held-out errors; see `Predictor.interval`."""
-        mean, std = self._answer(population)
-        half = std * quantile(self.scores_, level)
-        return (np.exp(mean - half), np.exp(mean + half)) if self.log_ else (mean - half, mean + half)
+    def ends(self, prediction: Prediction, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """Returns ends, each (n,), from held-out errors; see `Predictor.ends`."""
+        if not self.log_:
+            half = prediction.std * quantile(self.scores_, level)
+            return prediction.mean - half, prediction.mean + half
+        factor = np.exp(prediction.std / prediction.mean * quantile(self.scores_, level))
+        return prediction.mean / factor, prediction.mean * factor
 
     def relevance(self) -> dict[str, float]:
         """Returns how much each source counts, summing to 1, most relevant first."""
