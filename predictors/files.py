@@ -21,6 +21,7 @@ from predictors.ensemble import DeepEnsemble
 from predictors.gaussian_process import GaussianProcess
 from predictors.non_negative import NonNegative
 from predictors.ridge import Ridge
+from predictors.roofline import Roofline
 from predictors.svr import SupportVectors
 from predictors.transfer import Transfer
 from predictors.trees import BoostedTrees
@@ -29,7 +30,18 @@ from search_spaces.space import Population, SearchSpace
 
 FORMAT = 1
 KEY = "hwsearch_predictor"
-MODELS = (Analytic, Auto, BoostedTrees, DeepEnsemble, GaussianProcess, NonNegative, Ridge, SupportVectors, Transfer)
+MODELS = (
+    Analytic,
+    Auto,
+    BoostedTrees,
+    DeepEnsemble,
+    GaussianProcess,
+    NonNegative,
+    Ridge,
+    Roofline,
+    SupportVectors,
+    Transfer,
+)
 KINDS: dict[str, type[Predictor]] = {model.kind: model for model in MODELS}
 Scalar = str | int | float | bool | None
 

@@ -110,6 +110,16 @@ class Transfer(Predictor):
     def _rest(self, x: FloatArray, rest: FloatArray) -> BlockGP:
         return BlockGP(self.features.widths, smooth=self.layers is not None, robust=True, iterations=25).fit(x, rest)
 
+    def embed(self, population: Population) -> FloatArray:
+        """Returns the sources' answers (n, k), each standardised over the population: what `choose_next` spreads over.
+
+        Needs no fit, so that the first architectures to measure can be chosen with it.
+        """
+        raw = self._raw(population)
+        raw = np.log(raw) if (raw > 0).all() else raw
+        away = raw - raw.mean(axis=0)
+        return np.asarray(away / np.maximum(raw.std(axis=0), 1e-12), dtype=np.float64)
+
     def _raw(self, population: Population) -> FloatArray:
         """Returns the sources' means (n, k)."""
         return np.stack([device.predict(population).mean for device in self.devices.values()], axis=1)

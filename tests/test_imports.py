@@ -33,6 +33,7 @@ LEVELS = {
     "evaluation": 2,
     "training": 2,
     "tracked": 2,
+    "zero_cost": 2,
     "devices": 1,
     "export": 1,
     "native": 1,

@@ -25,6 +25,7 @@ from hwsearch.front import Member, choose, export_member, load_front
 from hwsearch.objectives import COST_METRICS, MAXIMISED, Objective
 from hwsearch.results import Artifact
 from hwsearch.runfolder import RunFolder
+from predictors.base import Sources
 from predictors.files import load as load_predictor
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
@@ -240,7 +241,7 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
                     f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or with fewer "
                     f"than {MIN_ROWS} trials that were measured."
                 )
-            loaded[name] = load_predictor(path, space=plan.space).predictor
+            loaded[name] = load_predictor(path, space=plan.space, sources=Sources(layers=supernet.layers)).predictor
     for text in archs:
         arch = architecture(text, plan.space, folder)
         row = plan.space.row(arch)[None]

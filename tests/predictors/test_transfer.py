@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from predictors.active import choose_next
 from predictors.base import Predictor, Sources
 from predictors.files import Card, load, save
 from predictors.ridge import Ridge
@@ -93,6 +94,21 @@ def test_the_residual_reads_layer_costs_and_is_stored(tmp_path) -> None:
     assert isinstance(again, Transfer) and again.relevance() == model.relevance()
     np.testing.assert_array_equal(again.predict(rows).mean, model.predict(rows).mean)
     np.testing.assert_array_equal(again.interval(rows)[1], model.interval(rows)[1])
+
+
+def test_what_to_measure_first_is_chosen_by_the_sources_answers() -> None:
+    space = example_space()
+    model = Transfer(space, devices=devices(space))  # not fitted
+    embedded = model.embed(space.enumerate())
+    np.testing.assert_allclose(embedded.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(embedded.std(axis=0), 1)
+    rng = np.random.default_rng(0)
+    spread, chance = [], []
+    for _ in range(5):
+        chosen = choose_next(space, space.enumerate()[:0], 6, embed=model.embed, rng=rng)
+        spread.append(model.devices["alike"].predict(chosen).mean.std())
+        chance.append(model.devices["alike"].predict(space.sample(6, rng)).mean.std())
+    assert np.mean(spread) > 1.3 * np.mean(chance)
 
 
 def test_arguments_are_checked() -> None:
