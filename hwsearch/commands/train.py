@@ -261,6 +261,7 @@ def train(path: Path, *, overrides: Sequence[str] = (), folder: Path | None = No
             rounds=soup.rounds,
             members=soup.members,
             keep_dense=keep,
+            progress=observer.training,
         )
     else:
         observer.phase("training")
