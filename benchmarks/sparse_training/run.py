@@ -1,6 +1,6 @@
 """Digits: accuracy of every sparse training recipe at 50/80/90/95 % sparsity, one budget of steps for all.
 
-python benchmarks/sparse_training/run.py --out results.json [--seeds 5] [--epochs 60] [--methods GMP RigL]
+python benchmarks/sparse_training/run.py --out results.json [--seeds 0 1 2 3 4] [--epochs 60] [--methods GMP RigL]
 python benchmarks/sparse_training/run.py --table results.json
 
 Every result is written when it is there; the same command goes on. --seconds stops between two trainings.
@@ -109,11 +109,11 @@ METHODS: dict[str, Callable[[Dataset, float, int, int, nn.Module], nn.Module]] =
 AFTER = ("magnitude one-shot", "Lottery Jackpots")
 
 
-def run(out: Path, seeds: int, epochs: int, methods: list[str], seconds: float) -> bool:
+def run(out: Path, seeds: list[int], epochs: int, methods: list[str], seconds: float) -> bool:
     """Returns whether everything is there; otherwise the time was over."""
     results = json.loads(out.read_text()) if out.exists() else {}
     begun = time.perf_counter()
-    for seed in range(seeds):
+    for seed in seeds:
         data = DigitsSpec(size=8, seed=seed).open()
         wanted = [("dense", 0.0), *((name, sparsity) for name in methods for sparsity in LEVELS)]
         missing = [(name, s) for name, s in wanted if f"{name}|{s:g}|{seed}" not in results]
@@ -182,7 +182,7 @@ def table(path: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("sparse_training.json"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of splits and weights")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seconds", type=float, default=inf)
