@@ -181,26 +181,38 @@ def verify(
 
     Example: hwsearch verify runs/quickstart --nets 2 --seeds 5
     """
-    from hwsearch.commands.chosen import verify as command
+    from rich.console import Console
 
-    content = command(
-        run, keys=key or [], nets=nets, seeds=seeds, epochs=epochs, note=lambda text: typer.echo(text, err=True)
-    )
+    from hwsearch.commands.chosen import verify as command
+    from hwsearch.report.live import Live
+
+    with Live(Console(stderr=True)) as live:
+        live.phase("verify")
+        content = command(
+            run, keys=key or [], nets=nets, seeds=seeds, epochs=epochs, note=live.note, progress=live.trainings
+        )
     if as_json:
         _json(content)
         return
     for row in content["nets"]:
         typer.echo(f"{row['key']}: hold-out accuracy {100 * row['accuracy']:.2f} %, sparsity {row['sparsity']:.2f}")
         for control in row["controls"]:
-            d = control["difference"]
             mean = 100 * sum(control["accuracies"]) / len(control["accuracies"])
+            typer.echo(f"  {control['name']}: {mean:.2f} %; found - control {_points(control['difference'])}")
+        for dense in row["small_dense"]:
+            if dense["dense_key"] is None:
+                typer.echo(f"  no dense network has no more {dense['cost']} ({dense['value']:.6g})")
+                continue
             typer.echo(
-                f"  {control['name']}: {mean:.2f} %; found - control {100 * d['mean']:+.2f} points "
-                f"[{100 * d['low']:+.2f}, {100 * d['high']:+.2f}]"
+                f"  small dense {dense['dense_key']} ({dense['cost']} {dense['dense_value']:.6g} for "
+                f"{dense['value']:.6g}): {100 * dense['dense_accuracy']:.2f} %; "
+                f"found - dense {_points(dense['difference'])}"
             )
-    for row in content["small_dense"]:
-        dense = "none" if row["dense_key"] is None else f"{row['dense_key']} {100 * row['dense_accuracy']:.2f} %"
-        typer.echo(f"{row['key']} {100 * row['accuracy']:.2f} %; best dense net with no more {row['cost']}: {dense}")
+
+
+def _points(difference: dict[str, float]) -> str:
+    mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+    return f"{mean:+.2f} points [{low:+.2f}, {high:+.2f}]"
 
 
 @app.command()
