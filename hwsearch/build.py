@@ -58,6 +58,7 @@ ENGINES = {
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
     "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
+    "litert": "hwsearch.devices.litert_device:LiteRtDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
     "command": "hwsearch.devices.command_device:CommandDevice",
     "analytic": "hwsearch.devices.analytic_device:AnalyticDevice",
@@ -66,6 +67,7 @@ DEVICES = {
 EXPORTERS = {
     "onnx": "hwsearch.export.onnx_exporter:OnnxExporter",
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
+    "litert": "hwsearch.export.litert_exporter:LiteRtExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
 }
 EXECUTORS = {

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.export import onnx_int8
 from hwsearch.export.base import Exporter, eval_mode
-from hwsearch.export.layer_trace import Unsupported
-from hwsearch.export.onnx_graph import build_onnx
+from hwsearch.graphs.layer_trace import Unsupported
+from hwsearch.graphs.onnx_graph import build_onnx
 from hwsearch.results import Artifact
 
 OPSET = 17
