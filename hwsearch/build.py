@@ -14,6 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from hwsearch import checkpoints
 from hwsearch import config as configuration
 from hwsearch.config import Parsed, RunConfig
 from hwsearch.construct import construct, parameter_problems
@@ -23,12 +24,11 @@ from hwsearch.distribution.executor import AccuracyWorker, Executor, LaneWorker,
 from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.engines.base import ExactLosses, SearchEngine
 from hwsearch.engines.exact import ExactCosts
-from hwsearch.errors import ConfigError, DeviceError, MissingExtraError, UserError
+from hwsearch.errors import ConfigError, DeviceError, MissingExtraError
 from hwsearch.export.base import Exporter
 from hwsearch.objectives import QUALITY_METRICS, Objective
 from hwsearch.problems import nearest
 from hwsearch.tracked import Tracked
-from search_spaces.published import Checkpoint, CheckpointError, from_published, read_checkpoint
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet
 
@@ -74,8 +74,6 @@ EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",
     "serial": "hwsearch.distribution.serial:SerialExecutor",
 }
-SHOWN = 4
-"""Tensors that do not fit are named up to so many."""
 GROUPS = {"families": FAMILIES, "data": DATA, "engines": ENGINES, "devices": DEVICES, "exporters": EXPORTERS}
 
 
@@ -222,7 +220,8 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     family = attempt(lambda: _family(config, dataset, shaped=shaped)) if good("supernet", "supernet.family") else None
     sparsity = attempt(lambda: _sparsity(config)) if config.sparsity is not None else None
     specs, types = _devices(config, attempt)
-    measured = {n: kind.measures(specs[n]) if n in specs else kind.metrics for n, kind in types.items()}
+    # A spec with problems has its own line already; its objectives are judged by what the runtime can measure at most.
+    measured = {name: kind.measures(specs[name]) if name in specs else kind.metrics for name, kind in types.items()}
     problems += tracked.problems_of_places(config, measured, left_out=parsed.left_out)
     space = None
     if family is not None and (sparsity is not None or config.sparsity is None):
@@ -398,44 +397,8 @@ def pretrained(made: Plan, supernet: Supernet) -> bool:
     section = made.config.supernet
     if section.weights is None:
         return False
-    load_weights(supernet, section.weights, sha256=section.sha256)
+    checkpoints.load_weights(supernet, section.weights, sha256=section.sha256)
     return True
-
-
-def load_weights(supernet: Supernet, path: Path, *, sha256: str | None = None) -> None:
-    """Loads full weights from a file: as saved by hwsearch, or a published checkpoint of the family.
-
-    Raises:
-        UserError: missing or broken file, another digest, or weights of another network; nothing is loaded then.
-    """
-    try:
-        load_checkpoint(supernet, read_checkpoint(path, sha256=sha256), path)
-    except CheckpointError as error:
-        head, *details = str(error).splitlines()
-        shown = "; ".join(line.strip() for line in details[:SHOWN])
-        more = f"; and {len(details) - SHOWN} more: see hwsearch weights inspect" if len(details) > SHOWN else ""
-        raise UserError(f"{head} {shown}{more}".rstrip()) from error
-
-
-def load_checkpoint(supernet: Supernet, checkpoint: Checkpoint, path: Path) -> None:
-    """Loads the tensors of a checkpoint, by our names or by published ones.
-
-    Raises:
-        CheckpointError: they do not fit; names every one that does not.
-    """
-    try:
-        if is_ours(supernet, checkpoint):
-            supernet.load_arrays({name: tensor.numpy() for name, tensor in checkpoint.tensors.items()})
-        else:
-            from_published(supernet, checkpoint.tensors)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def is_ours(supernet: Supernet, checkpoint: Checkpoint) -> bool:
-    """Whether most tensors of a checkpoint carry our names."""
-    ours = supernet.tensors().keys()
-    return 2 * len(ours & checkpoint.tensors.keys()) > len(ours)
 
 
 @dataclass(frozen=True)

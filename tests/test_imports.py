@@ -39,6 +39,7 @@ LEVELS = {
     "data": 1,
     "pareto": 1,
     "config": 1,
+    "checkpoints": 1,
     "construct": 1,
     "runfolder": 1,
     "torch_program": 0,

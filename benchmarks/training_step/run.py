@@ -55,13 +55,13 @@ def families(large: bool) -> dict[str, tuple[Family, int]]:
 
 
 def interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Returns median milliseconds of each step; they take turns, so that a busy machine slows all alike."""
+    """Returns median milliseconds of CPU time (one thread) of each step; they take turns."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 2):
         for name, step in steps.items():
-            started = time.perf_counter()
+            started = time.process_time()
             step()
-            times[name].append(1e3 * (time.perf_counter() - started))
+            times[name].append(1e3 * (time.process_time() - started))
     return {name: statistics.median(found[2:]) for name, found in times.items()}
 
 
@@ -141,16 +141,16 @@ def masked_step(
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
         learner.learn(x, y, count[0])
-        started = time.perf_counter()
+        started = time.process_time()
         for r in used:
             r.on_gradients(count[0])
-        middle = time.perf_counter()
+        middle = time.process_time()
         optimizer.step()
-        after = time.perf_counter()
+        after = time.process_time()
         for r in used:
             r.after_step(count[0])
         if used:
-            spent.append(1e3 * (middle - started + time.perf_counter() - after))
+            spent.append(1e3 * (middle - started + time.process_time() - after))
         count[0] += 1
 
     return run, spent

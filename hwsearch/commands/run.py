@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from hwsearch import build
+from hwsearch import build, checkpoints
 from hwsearch.build import Factory, Plan
 from hwsearch.commands.fitting import fit_predictors
 from hwsearch.commands.identity import check_identity, inputs
@@ -187,7 +187,7 @@ def _weights(
 
         assert plan.dataset is not None
         if folder.supernet.is_file():
-            build.load_weights(supernet, folder.supernet)
+            checkpoints.load_weights(supernet, folder.supernet)
         else:
             observer.phase("train")
             train(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwsearch import build
+from hwsearch import build, checkpoints
 from hwsearch.config import set_path
 from hwsearch.construct import construct
 from hwsearch.errors import UserError
@@ -45,7 +45,7 @@ def inspect(path: Path, *, family: str | None = None, params: Sequence[str] = ()
     }
     if family is not None:
         supernet = Supernet(family_of(family, params), meta=True)
-        if build.is_ours(supernet, checkpoint):
+        if checkpoints.is_ours(supernet, checkpoint):
             answer["fits"] = "as saved by hwsearch"
         else:
             mismatch, _ = compare(supernet, checkpoint.tensors)
@@ -71,6 +71,6 @@ def convert(
         raise UserError(f"the target must not exist, but {target} does.")
     supernet = Supernet(family_of(family, params), meta=True)
     checkpoint = read_checkpoint(source, sha256=sha256)
-    build.load_checkpoint(supernet, checkpoint, source)
+    checkpoints.load_checkpoint(supernet, checkpoint, source)
     save_weights(supernet, target)
     return {"file": str(target), "bytes": target.stat().st_size, "source_sha256": checkpoint.sha256}

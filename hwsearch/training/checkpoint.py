@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hwsearch.errors import UserError
+from hwsearch.runfolder import write_atomic
 
 FORMAT = 1
 
@@ -44,25 +44,11 @@ class TrainingState:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old or the new content and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_state(path: Path, state: TrainingState) -> None:
     """Writes a checkpoint atomically."""
     numbers = {name: getattr(state, name) for name in state.__dataclass_fields__ if name != "tensors"}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    write_atomically(path, save(tensors, metadata={"hwsearch": json.dumps({"format": FORMAT, **numbers})}))
+    write_atomic(path, save(tensors, metadata={"hwsearch": json.dumps({"format": FORMAT, **numbers})}))
 
 
 def load_state(path: Path) -> TrainingState:

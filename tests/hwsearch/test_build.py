@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hwsearch import build
+from hwsearch import build, checkpoints
 from hwsearch.build import Factory, Plan
 from hwsearch.config import set_path
 from hwsearch.construct import construct
@@ -292,7 +292,7 @@ def test_weights_are_loaded(plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save(plan, path, **{"classifier.bias": torch.arange(10.0)})
     supernet = plan.supernet()
-    build.load_weights(supernet, path)
+    checkpoints.load_weights(supernet, path)
     assert supernet.tensors()["classifier.bias"].tolist() == list(range(10))
 
 
@@ -301,14 +301,14 @@ def test_broken_and_foreign_weights(plan: Plan, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in supernet.tensors().items()}
     path = tmp_path / "w.safetensors"
     with pytest.raises(UserError, match=r"nowhere\.safetensors"):
-        build.load_weights(supernet, tmp_path / "nowhere.safetensors")
+        checkpoints.load_weights(supernet, tmp_path / "nowhere.safetensors")
     save(plan, path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=str(path)):
-        build.load_weights(supernet, path)
+        checkpoints.load_weights(supernet, path)
     save(plan, path, **{"classifier.bias": torch.zeros(11)})
     with pytest.raises(UserError, match=r"classifier\.bias: must be \(10,\), but got \(11,\)"):
-        build.load_weights(supernet, path)
+        checkpoints.load_weights(supernet, path)
     assert all(torch.equal(before[name], tensor) for name, tensor in supernet.tensors().items())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hwsearch import build
+from hwsearch import checkpoints
 from hwsearch.commands.weights import convert, inspect
 from hwsearch.errors import ConfigError, UserError
 from search_spaces.ofa_networks import OfaMobilenetV3
@@ -36,7 +36,7 @@ def test_a_published_checkpoint_converts_to_a_file_that_a_run_takes(published: P
     assert inspect(target, family="ofa_mobilenet_v3", params=TINY)["fits"] == "as saved by hwsearch"
     for path in (published, target):
         loaded = tiny(seed=4)
-        build.load_weights(loaded, path)
+        checkpoints.load_weights(loaded, path)
         assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), tiny().parameters(), strict=True))
 
 

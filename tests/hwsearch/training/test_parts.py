@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hwsearch.training.checkpoint import CheckpointError, TrainingState, load_state, save_state, write_atomically
+from hwsearch.training.checkpoint import CheckpointError, TrainingState, load_state, save_state
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.distillation import soft_cross_entropy
 from hwsearch.training.optimizer import (
@@ -152,14 +152,6 @@ def test_broken_checkpoints_are_one_clear_line(tmp_path):
     save_file({"w": torch.zeros(2)}, path, metadata={"hwsearch": json.dumps({"format": 99})})
     with pytest.raises(CheckpointError, match="of format 1"):
         load_state(path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "f"
-    write_atomically(path, b"old")
-    with pytest.raises(TypeError):
-        write_atomically(path, "text")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
 def test_the_configuration_is_checked():
