@@ -92,7 +92,7 @@ class Device(ABC):
     formats: tuple[str, ...] = ()
     """Artifact formats that it opens, the preferred one first; none: it reads `Artifact.costs` alone."""
     exclusive: bool = True
-    """Whether measuring needs the host's cores to itself."""
+    """Whether measuring needs the host's cores to itself, unless the spec says otherwise."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.spec = spec
@@ -107,6 +107,11 @@ class Device(ABC):
     def measures(cls, spec: DeviceSpec) -> tuple[str, ...]:
         """Returns what a device of this spec measures, without the device's name."""
         return cls.metrics
+
+    @classmethod
+    def occupies_host(cls, spec: DeviceSpec) -> bool:
+        """Returns whether measuring on a device of this spec needs the cores of this host to itself."""
+        return cls.exclusive
 
     @abstractmethod
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:
