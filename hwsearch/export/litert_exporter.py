@@ -21,6 +21,9 @@ ENTRY = "model.tflite"
 class LiteRtExporter(Exporter):
     """Exports LiteRT files. Images go in as (batch, height, width, channels): `run` turns the module's round.
 
+    Weights of which two thirds or more are zero are stored as their non-zeros: the file is smaller, and XNNPACK
+    computes with them where it has the kernels (WebAssembly, ARM; not on x86).
+
     There is no converter to fall back on (the official one needs torchvision): what `litert_graph.py` does not know
     cannot be exported.
     """
@@ -43,7 +46,7 @@ class LiteRtExporter(Exporter):
         self.check_precision(precision)
         try:
             with eval_mode(module):
-                content = build_litert(module, example)
+                content = build_litert(module, example, sparse=True)
         except ImportError as error:
             raise missing_extra("ai-edge-litert", "litert", "LiteRT") from error
         except Unsupported as error:

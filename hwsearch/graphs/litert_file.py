@@ -31,6 +31,7 @@ OPTIONS: Mapping[str, str] = {
     "HARD_SWISH": "HardSwishOptions",
     "BATCH_MATMUL": "BatchMatMulOptions",
     "SQUARED_DIFFERENCE": "SquaredDifferenceOptions",
+    "DENSIFY": "DensifyOptions",
 }
 """Operator -> table of its options, also where none is set."""
 
@@ -81,6 +82,49 @@ class LiteRtFile:
             made.buffer = len(self._arrays)
             self._known[key] = self._add(made)
         return self._known[key]
+
+    def sparse_constant(self, array: NDArray[np.float32]) -> int:
+        """Adds a constant of which only the non-zeros are stored (compressed rows along the last axis); its number.
+
+        A DENSIFY operator gives the dense tensor; XNNPACK takes the sparse one where it has a kernel for it.
+        """
+        rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1])
+        kept = rows != 0
+        made = self._schema.TensorT()
+        made.shape = list(array.shape)
+        made.type = self._schema.TensorType.FLOAT32
+        self._arrays.append(rows[kept].tobytes())
+        made.buffer = len(self._arrays)
+        made.sparsity = self._schema.SparsityParametersT()
+        made.sparsity.traversalOrder = list(range(array.ndim))
+        made.sparsity.dimMetadata = [self._dense_axis(size) for size in array.shape[:-1]]
+        segments = np.concatenate([[0], np.cumsum(kept.sum(1))])
+        made.sparsity.dimMetadata.append(self._sparse_axis(segments, np.nonzero(kept)[1]))
+        source = self._add(made)
+        dense = self._schema.TensorT()
+        dense.shape = list(array.shape)
+        dense.type = self._schema.TensorType.FLOAT32
+        dense.buffer = 0
+        out = self._add(dense)
+        self.operator("DENSIFY", [source], out, {})
+        return out
+
+    def _dense_axis(self, size: int) -> Any:
+        made = self._schema.DimensionMetadataT()
+        made.format, made.denseSize = self._schema.DimensionType.DENSE, size
+        return made
+
+    def _sparse_axis(self, segments: NDArray[np.int64], indices: NDArray[np.int64]) -> Any:
+        made = self._schema.DimensionMetadataT()
+        made.format = self._schema.DimensionType.SPARSE_CSR
+        for field, values in (("arraySegments", segments), ("arrayIndices", indices)):
+            top = int(values.max(initial=0))
+            name = "Uint8Vector" if top < 2**8 else "Uint16Vector" if top < 2**16 else "Int32Vector"
+            vector = getattr(self._schema, f"{name}T")()
+            vector.values = values.astype(np.int32).tolist()
+            setattr(made, field, vector)
+            setattr(made, f"{field}Type", getattr(self._schema.SparseIndexVector, name))
+        return made
 
     def _add(self, tensor: Any) -> int:
         tensor.name = f"t{len(self._tensors)}"

@@ -18,13 +18,15 @@ from hwsearch.graphs.litert_file import LiteRtFile
 Shape = tuple[int, ...]
 RELU, RELU6 = 1, 3
 SAME, VALID = 0, 1
+SPARSE = 2 / 3
+"""XNNPACK has sparse kernels from this share of zeros on."""
 
 
 class _Writer:
     """Walks a trace. Every value has its shape without batch; images are (height, width, channels)."""
 
-    def __init__(self, trace: LayerTrace, file: LiteRtFile) -> None:
-        self.trace, self.file = trace, file
+    def __init__(self, trace: LayerTrace, file: LiteRtFile, *, sparse: bool) -> None:
+        self.trace, self.file, self.sparse = trace, file, sparse
         self.tensors: dict[int, int] = {}
         self.shapes: dict[int, Shape] = {}
         self.users: dict[int, list[Step]] = {}
@@ -65,6 +67,12 @@ class _Writer:
         self.written.add(step.output)
         return code, step.output
 
+    def weight(self, array: NDArray[np.float32]) -> int:
+        """Returns the tensor of a weight, stored sparsely where `SPARSE` of it is zero and rows are long enough."""
+        if self.sparse and array.shape[-1] >= 8 and float(np.mean(array == 0)) >= SPARSE:
+            return self.file.sparse_constant(array)
+        return self.file.constant(array)
+
     def constant(self, operand: object, rank: int) -> tuple[int, Shape]:
         """Returns the tensor of a number or of a tensor that the module owns, laid out for values of this rank."""
         if isinstance(operand, int | float) and not isinstance(operand, bool):
@@ -81,7 +89,7 @@ class _Writer:
         return self.file.constant(array), tuple(array.shape)
 
 
-def build_litert(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
+def build_litert(module: nn.Module, example: tuple[Tensor, ...], *, sparse: bool = False) -> bytes:
     """Returns the LiteRT file of a module in eval mode. Images come in as (batch, height, width, channels).
 
     BatchNorm is folded into the convolution before it, ReLU and ReLU6 are fused. Batch is open.
@@ -89,6 +97,7 @@ def build_litert(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
     Args:
         module: plain module, in eval mode.
         example: its inputs; only types and shapes without batch are used.
+        sparse: store weights of which at least `SPARSE` is zero as such.
 
     Raises:
         Unsupported: the module has control flow or an operator without an entry in the tables below; names it.
@@ -97,7 +106,7 @@ def build_litert(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
     if trace.output < trace.n_inputs:
         raise Unsupported("a module that returns its input")
     file = LiteRtFile()
-    writer = _Writer(trace, file)
+    writer = _Writer(trace, file, sparse=sparse)
     for i, tensor in enumerate(example):
         if tensor.dtype not in (torch.float32, torch.int64, torch.int32):
             raise Unsupported(f"input of type {tensor.dtype}")
@@ -162,7 +171,7 @@ def _conv(writer: _Writer, step: Step, part: nn.Conv2d) -> None:
     laid_out = np.transpose(weight, (1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
     if depthwise:
         options["depthMultiplier"] = part.out_channels // part.in_channels
-    operands = [source, writer.file.constant(laid_out), writer.file.constant(bias.astype(np.float32))]
+    operands = [source, writer.weight(laid_out), writer.file.constant(bias.astype(np.float32))]
     out = (*sizes, part.out_channels)
     writer.give(value, writer.op("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", operands, out, **options), out)
 
@@ -223,7 +232,7 @@ def _linear(writer: _Writer, step: Step, part: nn.Linear) -> None:
         raise Unsupported("a linear layer on images")
     activation, value = writer.fuse(step.output)
     bias: Tensor | None = part.bias
-    operands = [writer.tensors[number], writer.file.constant(part.weight.detach().cpu().numpy())]
+    operands = [writer.tensors[number], writer.weight(part.weight.detach().cpu().numpy())]
     zeros = np.zeros(part.out_features, np.float32)
     operands.append(writer.file.constant(zeros if bias is None else bias.detach().cpu().numpy()))
     out = (*shape[:-1], part.out_features)

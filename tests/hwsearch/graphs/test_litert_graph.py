@@ -140,3 +140,34 @@ def test_equal_constants_are_stored_once() -> None:
     assert file.constant(np.ones(4, np.float32)) == one
     assert file.constant(np.ones(4, np.int32)) != one
     assert file.constant(np.ones((2, 2), np.float32)) != one
+
+
+@pytest.mark.parametrize("channels", [100, 300, 70_000])
+def test_weights_that_are_mostly_zero_are_stored_as_their_non_zeros(channels: int) -> None:
+    # 100, 300 and 70,000 columns: positions of one, two and four bytes.
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(nn.Linear(channels, 6), nn.ReLU(), nn.Linear(6, 5)).eval()
+    exporter = LiteRtExporter()
+    example = (torch.randn(1, channels, generator=generator),)
+    dense = exporter.export(module, example, costs={})
+    with torch.no_grad():
+        module[0].weight.mul_(torch.rand(module[0].weight.shape, generator=generator) < 0.1)
+    artifact = exporter.export(module, example, costs={})
+    assert len(artifact.content) < 0.5 * len(dense.content) + 2000
+    x = torch.randn(3, channels, generator=generator)
+    np.testing.assert_allclose(exporter.run(artifact, (x.numpy(),)), module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_convolutions_agree_with_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(8, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.Conv2d(16, 12, 3))
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.ndim == 4:
+                weight.mul_(torch.rand(weight.shape, generator=generator) < 0.2)
+        module[0].weight[:, :] = 0  # a matrix without any non-zero
+    exporter = LiteRtExporter()
+    artifact = exporter.export(module.eval(), (torch.ones(1, 8, 7, 7),), costs={})
+    x = torch.randn(2, 8, 7, 7, generator=generator)
+    got = np.moveaxis(exporter.run(artifact, (x.numpy(),)), -1, 1)
+    np.testing.assert_allclose(got, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
