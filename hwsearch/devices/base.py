@@ -25,7 +25,8 @@ class DeviceSpec(BaseModel):
         threads: intra-operator threads of the runtime.
         batch: examples per timed call; latency_ms is per call.
         precisions: admitted precisions; the first is the default.
-        clock: `wall`, or `cpu` (process CPU time; one-thread lanes only).
+        clock: `running`, wall time less what the timed thread waited for a core that others had (lanes of one thread
+            on a Linux CPU; elsewhere it is `wall`; see `clock_of`); `wall`; or `cpu`, process CPU time (one thread).
         warmup, repeats, max_seconds: the timing protocol (see `timing.py`): least number of warm-up calls and of
             repeats, and seconds per artifact after which repeating ends.
         target_ci: stop repeating when the 95 % half-width of the median is below this share of it.
@@ -45,7 +46,7 @@ class DeviceSpec(BaseModel):
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
     precisions: tuple[str, ...] = Field(default=("fp32",), min_length=1)
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: Literal["running", "wall", "cpu"] = "running"
     warmup: int = Field(default=3, ge=0)
     repeats: int = Field(default=20, ge=3)
     max_seconds: float = Field(default=5.0, gt=0)

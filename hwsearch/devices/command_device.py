@@ -343,13 +343,13 @@ class CommandDevice(Device):
         """Returns threads, batch, address, and what the command last reported of its environment."""
         spec = self.spec
         return {
+            "clock": spec.clock if self._uses("run", "clock") else "wall",
             **self._reported,
             "runtime": spec.runtime,
             "template": str(name) if (name := spec.options.get("template", self.shipped)) is not None else None,
             "address": spec.address,
             "threads": spec.threads,
             "batch": spec.batch,
-            "clock": spec.clock,
             "reference_net": f"{spec.reference} {REFERENCE_VERSION}",
         }
 

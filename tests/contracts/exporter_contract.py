@@ -83,6 +83,14 @@ class ExporterContract:
             exporter.export(Strange(), (torch.randn(1, 8, 8),), costs={})
         assert "\n" not in str(caught.value)
 
+    def test_layer_of_an_operator_without_counterpart(self, exporter: Exporter) -> None:
+        if not self.refuses_strange:
+            pytest.skip("the format takes every operator of torch")
+        module = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Linear(8, 8), Strange()))
+        with pytest.raises(UserError, match=r"eigvals.* in layer 1\.1") as caught:
+            exporter.export(module, (torch.randn(1, 8, 8),), costs={})
+        assert "\n" not in str(caught.value)
+
     def test_broken_bytes(self, exporter: Exporter) -> None:
         module, example, costs = subnet(mlp_supernet(), largest=False)
         artifact = exporter.export(module, example, costs=costs)

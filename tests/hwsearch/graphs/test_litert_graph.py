@@ -104,7 +104,7 @@ REFUSED = {
     "padding": (nn.Conv2d(4, 4, 1, padding="same"), (4, 3, 3), "convolution with padding"),
     "linear_on_images": (nn.Linear(3, 3), (4, 3, 3), "a linear layer on images"),
     "norm_of_images": (nn.LayerNorm(3), (4, 3, 3), "LayerNorm over several axes, or of images"),
-    "layer": (nn.Softplus(), (4,), "layer Softplus at "),
+    "layer": (nn.Softplus(), (4,), "layer Softplus"),
     "function": (Net(lambda n, x: torch.cumsum(x, 1)), (4,), "function cumsum"),
     "pool_up": (nn.AvgPool2d(2, ceil_mode=True), (4, 3, 3), "pooling with ceil_mode"),
     "pool_pad": (nn.AvgPool2d(3, 1, 1), (4, 3, 3), "average pooling that counts its padding"),
@@ -123,6 +123,12 @@ def test_what_is_not_in_the_tables_is_refused(name: str) -> None:
     module, shape, message = REFUSED[name]
     with pytest.raises(UserError, match=f"cannot be exported to LiteRT: {message}"):
         LiteRtExporter().export(module.eval(), (torch.ones(1, *shape),), costs={})
+
+
+def test_the_layer_is_named() -> None:
+    module = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(4, 4, 1, groups=2))).eval()
+    with pytest.raises(UserError, match=r"convolution with 2 groups of 4 channels, in layer 1\.0\.$"):
+        LiteRtExporter().export(module, (torch.ones(1, 4, 3, 3),), costs={})
 
 
 def test_file_refuses_unknown_options() -> None:
