@@ -59,14 +59,18 @@ ENGINES = {
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
     "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
+    "litert": "hwsearch.devices.litert_device:LiteRtDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
     "command": "hwsearch.devices.command_device:CommandDevice",
+    "onnxruntime_web": "hwsearch.devices.web_device:OnnxRuntimeWebDevice",
+    "litert_js": "hwsearch.devices.web_device:LiteRtJsDevice",
     "analytic": "hwsearch.devices.analytic_device:AnalyticDevice",
     "simulated": "hwsearch.devices.simulated_device:SimulatedDevice",
 }
 EXPORTERS = {
     "onnx": "hwsearch.export.onnx_exporter:OnnxExporter",
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
+    "litert": "hwsearch.export.litert_exporter:LiteRtExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
 }
 RECIPES = {
@@ -233,7 +237,7 @@ class Plan:
         """Returns the executor with its workers started."""
         section = self.config.executor
         limits = Limits(section.retries, section.timeout_s, section.lane_batch, section.lane_wait_s)
-        lanes = [(name, self.device_types[name].exclusive) for name in self.measured]
+        lanes = [(name, self.device_types[name].occupies_host(self.devices[name])) for name in self.measured]
         module, _, attribute = EXECUTORS[section.kind].partition(":")
         make = getattr(import_module(module), attribute)
         if section.kind == "ray":
