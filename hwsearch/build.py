@@ -53,8 +53,15 @@ DATA = {
     "image_folder": "hwsearch.data.image_folder:ImageFolderSpec",
 }
 ENGINES = {
+    "pareto": "hwsearch.engines.pareto_search:ParetoSearch",
     "random": "hwsearch.engines.random_search:RandomSearch",
+    "exhaustive": "hwsearch.engines.exhaustive:Exhaustive",
+    "evolution": "hwsearch.engines.evolution:Evolution",
     "nsga2": "hwsearch.engines.nsga2:NSGA2",
+    "nsga3": "hwsearch.engines.nsga3:NSGA3",
+    "local": "hwsearch.engines.local_search:LocalSearch",
+    "linas": "hwsearch.engines.linas:Linas",
+    "weaknas": "hwsearch.engines.weaknas:WeakNas",
 }
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
@@ -159,6 +166,37 @@ def predictor(
     return made
 
 
+def engine_target(name: str) -> tuple[Any, dict[str, str]]:
+    """Returns the class of an engine and, of a name like `optuna:tpe`, the argument that its second part is.
+
+    Raises:
+        ConfigError: unknown engine, a variant that is missing, or one of an engine that has none.
+    """
+    base, colon, variant = name.partition(":")
+    target = named("engines", base, "search.engine")
+    takes = "variant" in inspect.signature(target).parameters
+    if takes != bool(colon):
+        wanted = f"{base}:<algorithm>" if takes else base
+        raise ConfigError(f"search.engine must be {wanted!r}, but got {name!r}.")
+    return target, {"variant": variant} if takes else {}
+
+
+def search_engine(name: str, options: Mapping[str, Any], *, given: Mapping[str, Any]) -> SearchEngine:
+    """Returns a search engine by name.
+
+    Args:
+        name: of the table of engines, with a variant after a colon where the engine has variants.
+        options: of the user.
+        given: arguments that the user cannot set.
+
+    Raises:
+        ConfigError: unknown engine or option.
+    """
+    target, variant = engine_target(name)
+    engine: SearchEngine = construct(target, options, where="search.options", given={**given, **variant})
+    return engine
+
+
 @dataclass(frozen=True)
 class Plan:
     """A configuration whose names are objects; light things are made, heavy ones are made on request."""
@@ -204,10 +242,9 @@ class Plan:
     def engine(self) -> SearchEngine:
         """Returns the search engine."""
         section = self.config.search
-        engine: SearchEngine = construct(
-            named("engines", section.engine, "search.engine"),
+        return search_engine(
+            section.engine,
             section.options,
-            where="search.options",
             given={
                 "space": self.space,
                 "n_objectives": len(self.objectives),
@@ -215,7 +252,6 @@ class Plan:
                 "exact": self.exact(),
             },
         )
-        return engine
 
     def device(self, name: str, *, reference_ms: float | None = None) -> Device:
         """Returns a device, with its reference value frozen if it is known."""
@@ -427,8 +463,8 @@ def _check_device(kind: type[Device], spec: DeviceSpec, where: str) -> bool:
 
 def _engine_problems(config: RunConfig) -> None:
     """Raises for what is wrong with the engine's name and options where there is no space to make it for."""
-    target = named("engines", config.search.engine, "search.engine")
-    given = {"space", "n_objectives", "seed", "exact"}
+    target, variant = engine_target(config.search.engine)
+    given = {"space", "n_objectives", "seed", "exact", *variant}
     problems = parameter_problems(target, config.search.options, where="search.options", given=given)
     if problems:
         raise ConfigError("\n".join(problems))

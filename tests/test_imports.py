@@ -29,6 +29,7 @@ LEVELS = {
     "service": 4,
     "study": 3,
     "distribution": 3,
+    "tasks": 3,
     "engines": 2,
     "evaluation": 2,
     "training": 2,
