@@ -49,6 +49,7 @@ class Member:
         remade: made again for validation, it got other weights than in the search (another machine or library).
         artifacts: name -> digest; `weights` holds the subnet's own weights.
         measured: device -> what the new measurement says of itself (repeats, environment).
+        refused: device that was to measure it -> why it could not.
         error: why validation failed, or None.
     """
 
@@ -64,6 +65,7 @@ class Member:
     remade: bool = False
     artifacts: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -124,7 +126,8 @@ def validate(
     again: dict[int, Evaluated] = {}
     measured: dict[int, dict[str, Any]] = {trial.index: {} for trial in trials}
     errors: dict[int, str] = {}
-    total, done = len(trials) * (1 + len(study.devices)), 0
+    refused: dict[int, dict[str, str]] = {trial.index: {} for trial in trials}
+    total, done = sum(1 + len(study.places(trial.row)) for trial in trials), 0
 
     def finish() -> None:
         nonlocal done
@@ -139,7 +142,7 @@ def validate(
                 for index, outcome in zip(result.job.indices, result.results, strict=True):
                     done += 1
                     if isinstance(outcome, str):
-                        errors.setdefault(index, f"{result.job.device}: {outcome}")
+                        refused[index][result.job.device] = outcome
                     else:
                         measured[index][result.job.device] = outcome
                         if result.job.device not in executor.references:
@@ -153,10 +156,22 @@ def validate(
     # Everything is scored before anything is timed: all members are then timed side by side.
     for device in study.devices:
         for trial in trials:
-            if trial.index not in errors:
-                executor.submit(MeasureJob(device, (trial.index,), (again[trial.index].artifacts[device],)))
+            if trial.index in errors or device not in study.places(trial.row):
+                continue
+            artifact = again[trial.index].artifacts.get(device)
+            if artifact is None:
+                refused[trial.index][device] = "it could not be exported"
+            else:
+                executor.submit(MeasureJob(device, (trial.index,), (artifact,)))
     finish()
-    members = [_member(trial, again[trial.index], measured[trial.index], errors, study, folder) for trial in trials]
+    for index, reasons in refused.items():
+        if reasons and not measured[index]:
+            device, reason = next(iter(reasons.items()))
+            errors.setdefault(index, f"{device}: {reason}")
+    members = [
+        _member(trial, again[trial.index], measured[trial.index], refused[trial.index], errors, study, folder)
+        for trial in trials
+    ]
     members = _flag(members, study.objectives, study.limits)
     save_front(members, study.objectives, study.limits, folder)
     return members
@@ -166,6 +181,7 @@ def _member(
     trial: Trial,
     again: Evaluated,
     measured: Mapping[str, Any],
+    refused: Mapping[str, str],
     errors: Mapping[int, str],
     study: Study,
     folder: RunFolder,
@@ -194,6 +210,7 @@ def _member(
         validated_stds=stds,
         artifacts=artifacts,
         measured=details,
+        refused=refused,
         remade=before is not None and now is not None and before != now,
         error=errors.get(trial.index),
     )
@@ -204,7 +221,10 @@ def _flag(members: list[Member], objectives: Sequence[Objective], limits: Sequen
     if not members:
         return members
     losses = np.array([[o.loss(m.validated.get(o.name, math.nan)) for o in objectives] for m in members])
-    best = pareto.front(losses)
+    # Not every device measures every net: what another one measured, and this one did not, lies beyond the worst.
+    elsewhere = np.array([[bool(o.device and m.measured) for o in objectives] for m in members])
+    absent = np.isnan(losses) & elsewhere & np.array([m.error is None for m in members])[:, None]
+    best = pareto.front(pareto.beyond(losses, absent))
     return [
         replace(
             m,
@@ -240,8 +260,25 @@ def save_front(
         "objectives": [asdict(o) for o in objectives],
         "limits": [asdict(o) for o in limits],
         "members": [asdict(m) for m in members],
+        "fronts": {device: front_of(members, device, objectives) for device in devices_of(objectives)},
     }
     write_json(folder.front_json, content)
+
+
+def devices_of(objectives: Sequence[Objective]) -> list[str]:
+    """Returns the devices of objectives, in order."""
+    return list(dict.fromkeys(o.device for o in objectives if o.device is not None))
+
+
+def front_of(members: Sequence[Member], device: str, objectives: Sequence[Objective]) -> list[str]:
+    """Returns the keys of the members that are best for one device, by their validated values.
+
+    Only what that device measured takes part, and only its own objectives and those of no device count.
+    """
+    own = [o for o in objectives if o.device in (None, device)]
+    losses = np.array([[o.loss(m.validated.get(o.name, math.nan)) for o in own] for m in members])
+    losses = losses.reshape(len(members), len(own))
+    return [m.key for m, best in zip(members, pareto.front(losses), strict=True) if best and m.error is None]
 
 
 def spread(members: Sequence[Member], count: int, objective: Objective) -> list[Member]:
