@@ -69,11 +69,34 @@ EXPORTERS = {
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
 }
+RECIPES = {
+    "fixed_mask": "hwsearch.training.recipes.masking:FixedMask",
+    "gradual": "hwsearch.training.recipes.gradual:GradualPruning",
+    "activating": "hwsearch.training.recipes.activating:ActivatingPruning",
+    "dynamic": "hwsearch.training.recipes.dynamic:DynamicSparsity",
+    "straight_through": "hwsearch.training.recipes.patterns:StraightThrough",
+    "mask_decay": "hwsearch.training.recipes.patterns:MaskDecay",
+    "structure_decay": "hwsearch.training.recipes.patterns:StructureDecay",
+    "group_envelope": "hwsearch.training.recipes.envelope:GroupEnvelope",
+    "jackpots": "hwsearch.training.recipes.jackpots:LotteryJackpots",
+    "nested_dropout": "hwsearch.training.recipes.nested:NestedDropout",
+    "compander": "hwsearch.training.recipes.compander:WeightCompander",
+    "trained_rank": "hwsearch.training.recipes.trained_rank:TrainedRankPruning",
+}
+RECIPES_ON_CHANNELS = frozenset({"nested_dropout"})
+"""Recipes that are given the family's coupled channels."""
 EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",
     "serial": "hwsearch.distribution.serial:SerialExecutor",
 }
-GROUPS = {"families": FAMILIES, "data": DATA, "engines": ENGINES, "devices": DEVICES, "exporters": EXPORTERS}
+GROUPS = {
+    "families": FAMILIES,
+    "data": DATA,
+    "engines": ENGINES,
+    "devices": DEVICES,
+    "exporters": EXPORTERS,
+    "recipes": RECIPES,
+}
 
 
 def named(group: str, name: str, where: str) -> Any:
@@ -224,7 +247,7 @@ def _plan(parsed: Parsed, source: str) -> Plan:
 
     tracked = Tracked(config, left_out=parsed.left_out)
     problems += tracked.problems
-    dataset = attempt(lambda: _dataset(config)) if config.data is not None else None
+    dataset = attempt(lambda: open_data(config.data or {})) if config.data is not None else None
     needs_data = tracked.needs_network
     if config.data is None and needs_data and good("data"):
         problems.append("data must be given when an objective needs a trained network, but there is no such section.")
@@ -268,8 +291,13 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     return made
 
 
-def _dataset(config: RunConfig) -> Dataset:
-    raw = dict(config.data or {})
+def open_data(section: Mapping[str, Any]) -> Dataset:
+    """Returns the data that a `data` section names.
+
+    Raises:
+        ConfigError: unknown name, wrong parameters, or data that are not there.
+    """
+    raw = dict(section)
     name = raw.pop("name", None)
     if name is None:
         raise ConfigError("data.name is missing.")
@@ -283,25 +311,38 @@ def _dataset(config: RunConfig) -> Dataset:
 
 def _family(config: RunConfig, dataset: Dataset | None, *, shaped: bool) -> Family | None:
     """Returns the family; None, its parameters checked, where data that decide its shape are not there."""
-    target = named("families", config.supernet.family, "supernet.family")
+    section = config.supernet
+    if shaped:
+        return make_family(section.family, section.params, dataset, where="supernet")
+    problems = parameter_problems(
+        named("families", section.family, "supernet.family"),
+        section.params,
+        where="supernet.params",
+        given={"input_shape", "n_classes"} - {*section.params},
+    )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return None
+
+
+def make_family(name: str, params: Mapping[str, Any], dataset: Dataset | None, *, where: str) -> Family:
+    """Returns the family of a section `where` with `family` and `params`; the data give input shape and classes.
+
+    Raises:
+        ConfigError: unknown name, wrong parameters, or another input shape than the data's.
+    """
+    target = named("families", name, f"{where}.family")
     names = inspect.signature(target).parameters
-    params = dict(config.supernet.params)
-    if not shaped:
-        problems = parameter_problems(
-            target, params, where="supernet.params", given={"input_shape", "n_classes"} - {*params}
-        )
-        if problems:
-            raise ConfigError("\n".join(problems))
-        return None
+    params = dict(params)
     if dataset is not None:
         if "input_shape" in names:
             params.setdefault("input_shape", dataset.input_shape)
         if "n_classes" in names:
             params.setdefault("n_classes", dataset.n_classes)
-    family: Family = construct(target, params, where="supernet.params", given={})
+    family: Family = construct(target, params, where=f"{where}.params", given={})
     if dataset is not None and tuple(family.input_shape) != tuple(dataset.input_shape):
         raise ConfigError(
-            f"supernet.params.input_shape must be the data's {tuple(dataset.input_shape)}, "
+            f"{where}.params.input_shape must be the data's {tuple(dataset.input_shape)}, "
             f"but got {tuple(family.input_shape)}."
         )
     return family

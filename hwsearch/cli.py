@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set search.trials=200")
 ]
+
+
+class Teacher(StrEnum):
+    """Who teaches in a fine-tuning."""
+
+    supernet = "supernet"
+    original = "original"
+    none = "none"
+
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -81,6 +92,104 @@ def run(
     console.print(
         f"{outcome.folder.path}/: front.csv, front.png, models/<key>/model.onnx", highlight=False, soft_wrap=True
     )
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that describes one training.")],
+    overrides: SetOption = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the result [runs/<name>].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one network with sparse recipes; score and export it. The same command continues.
+
+    Example: hwsearch train configs/training/gradual.yaml --set recipes.0.sparsity=0.9
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.train import train as command
+    from hwsearch.report.live import Live
+
+    console = Console(stderr=as_json)
+    with Live(console) as live:
+        outcome = command(config, overrides=overrides or [], folder=run_dir, observer=live)
+    if as_json:
+        _json({"folder": str(outcome.folder), **outcome.card})
+        return
+    metrics = outcome.card["metrics"]
+    accuracy, sparsity = metrics["accuracy"], metrics["sparsity"]["value"]
+    console.print(
+        f"hold-out accuracy {100 * accuracy['value']:.2f} % ± {100 * accuracy['std']:.2f}, "
+        f"sparsity {100 * sparsity:.2f} %",
+        highlight=False,
+    )
+    console.print(f"{outcome.folder}/: model.onnx, model.safetensors, card.json", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def finetune(
+    net: Annotated[str, typer.Argument(metavar="RUN:KEY", help="Net of a run's front.")],
+    epochs: Annotated[int | None, typer.Option(help="[those of the run's training]", min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[a quarter of the run's]")] = None,
+    teacher: Annotated[Teacher, typer.Option(help="Whose soft labels it learns from.")] = Teacher.supernet,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a chosen net on, its zeros kept; score, measure and export it as a record of its own.
+
+    Example: hwsearch finetune runs/quickstart:0123456789ab --epochs 10
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.chosen import finetune as command
+    from hwsearch.report.live import Live
+
+    console = Console(stderr=as_json)
+    with Live(console) as live:
+        live.phase("finetune")
+        answer = command(net, epochs=epochs, learning_rate=learning_rate, teacher=teacher.value, progress=live.training)
+    if as_json:
+        _json(answer)
+        return
+    for name, metric in answer["card"]["metrics"].items():
+        before = answer["card"]["before"].get(name)
+        was = "" if before is None else f" (was {before:.6g})"
+        typer.echo(f"  {name}: {metric['value']:.6g}{was}")
+    typer.echo(answer["folder"])
+
+
+@app.command()
+def verify(
+    run: RunArg,
+    key: Annotated[list[str] | None, typer.Option(help="Net of the front; may be given again.")] = None,
+    nets: Annotated[int, typer.Option(help="How many nets, spread over the front.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Trainings of every control.", min=1)] = 3,
+    epochs: Annotated[int | None, typer.Option(help="[those of the run's training]", min=1)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold found nets against trainings from scratch, random masks, and small dense networks.
+
+    Example: hwsearch verify runs/quickstart --nets 2 --seeds 5
+    """
+    from hwsearch.commands.chosen import verify as command
+
+    content = command(
+        run, keys=key or [], nets=nets, seeds=seeds, epochs=epochs, note=lambda text: typer.echo(text, err=True)
+    )
+    if as_json:
+        _json(content)
+        return
+    for row in content["nets"]:
+        typer.echo(f"{row['key']}: hold-out accuracy {100 * row['accuracy']:.2f} %, sparsity {row['sparsity']:.2f}")
+        for control in row["controls"]:
+            d = control["difference"]
+            mean = 100 * sum(control["accuracies"]) / len(control["accuracies"])
+            typer.echo(
+                f"  {control['name']}: {mean:.2f} %; found - control {100 * d['mean']:+.2f} points "
+                f"[{100 * d['low']:+.2f}, {100 * d['high']:+.2f}]"
+            )
+    for row in content["small_dense"]:
+        dense = "none" if row["dense_key"] is None else f"{row['dense_key']} {100 * row['dense_accuracy']:.2f} %"
+        typer.echo(f"{row['key']} {100 * row['accuracy']:.2f} %; best dense net with no more {row['cost']}: {dense}")
 
 
 @app.command()

@@ -228,6 +228,8 @@ def _seclude() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray's workers give way to everything else by default; those of a service have somebody waiting for them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # The other ports then are on the loopback address; on Linux this name is the only switch for that.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 

@@ -15,16 +15,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from predictors.analytic import Analytic
+from predictors.auto import Auto
 from predictors.base import FloatArray, Predictor, Sources, State
+from predictors.ensemble import DeepEnsemble
 from predictors.gaussian_process import GaussianProcess
 from predictors.non_negative import NonNegative
 from predictors.ridge import Ridge
+from predictors.svr import SupportVectors
+from predictors.trees import BoostedTrees
 from search_spaces.genes import Condition, Gene
 from search_spaces.space import Population, SearchSpace
 
 FORMAT = 1
 KEY = "hwsearch_predictor"
-KINDS: dict[str, type[Predictor]] = {kind.kind: kind for kind in (Analytic, GaussianProcess, NonNegative, Ridge)}
+MODELS = (Analytic, Auto, BoostedTrees, DeepEnsemble, GaussianProcess, NonNegative, Ridge, SupportVectors)
+KINDS: dict[str, type[Predictor]] = {model.kind: model for model in MODELS}
 Scalar = str | int | float | bool | None
 
 

@@ -1,7 +1,9 @@
 """Digits: accuracy of every sparse training recipe at 50/80/90/95 % sparsity, one budget of steps for all.
 
-python benchmarks/sparse_training/run.py --out results.json [--seeds 5] [--epochs 60] [--methods gmp rigl]
+python benchmarks/sparse_training/run.py --out results.json [--seeds 5] [--epochs 60] [--methods GMP RigL]
 python benchmarks/sparse_training/run.py --table results.json
+
+Every result is written when it is there; the same command goes on. --seconds stops between two trainings.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from torch import nn
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.digits import DigitsSpec
 from hwsearch.evaluation import correct_answers
+from hwsearch.runfolder import write_atomic
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.network_training import train_network
 from hwsearch.training.recipes.base import Recipe, prunable, sparsity_of
@@ -102,28 +106,32 @@ METHODS: dict[str, Callable[[Dataset, float, int, int, nn.Module], nn.Module]] =
     "WGSEF (filters)": in_training(lambda s: GroupEnvelope(sparsity=s)),
     "Lottery Jackpots": after_training(lambda s: LotteryJackpots(sparsity=s)),
 }
+AFTER = ("magnitude one-shot", "Lottery Jackpots")
 
 
-def run(out: Path, seeds: int, epochs: int, methods: list[str]) -> None:
+def run(out: Path, seeds: int, epochs: int, methods: list[str], seconds: float) -> bool:
+    """Returns whether everything is there; otherwise the time was over."""
     results = json.loads(out.read_text()) if out.exists() else {}
+    begun = time.perf_counter()
     for seed in range(seeds):
         data = DigitsSpec(size=8, seed=seed).open()
-        key = f"dense|0|{seed}"
-        if key not in results:
-            model = network(seed)
-            train_network(model, data, settings(epochs, seed))
-            results[key] = record(model, data, 0.0)
+        wanted = [("dense", 0.0), *((name, sparsity) for name in methods for sparsity in LEVELS)]
+        missing = [(name, s) for name, s in wanted if f"{name}|{s:g}|{seed}" not in results]
         partial = network(seed)
-        train_network(partial, data, settings(2 * epochs // 3, seed))
-        for name in methods:
-            for sparsity in LEVELS:
-                key = f"{name}|{sparsity}|{seed}"
-                if key in results:
-                    continue
-                started = time.perf_counter()
+        if any(name in AFTER for name, _ in missing):
+            train_network(partial, data, settings(2 * epochs // 3, seed))
+        for name, sparsity in missing:
+            if time.perf_counter() - begun > seconds:
+                return False
+            started = time.perf_counter()
+            if name == "dense":
+                model = network(seed)
+                train_network(model, data, settings(epochs, seed))
+            else:
                 model = METHODS[name](data, sparsity, epochs, seed, partial)
-                results[key] = record(model, data, time.perf_counter() - started)
-                out.write_text(json.dumps(results))
+            results[f"{name}|{sparsity:g}|{seed}"] = record(model, data, time.perf_counter() - started)
+            write_atomic(out, json.dumps(results).encode())
+    return True
 
 
 def record(model: nn.Module, data: Dataset, seconds: float) -> dict[str, object]:
@@ -139,7 +147,7 @@ def table(path: Path) -> None:
     results = json.loads(path.read_text())
 
     def pooled(name: str, level: float | int) -> np.ndarray | None:
-        rows = [v["right"] for k, v in sorted(results.items()) if k.startswith(f"{name}|{level}|")]
+        rows = [v["right"] for k, v in sorted(results.items()) if k.startswith(f"{name}|{level:g}|")]
         return np.array([c == "1" for c in "".join(rows)]) if rows else None
 
     dense = pooled("dense", 0)
@@ -166,11 +174,13 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seconds", type=float, default=inf)
     parser.add_argument("--table", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.table:
         table(args.table)
     else:
-        run(args.out, args.seeds, args.epochs, args.methods)
+        if not run(args.out, args.seeds, args.epochs, args.methods, args.seconds):
+            raise SystemExit(3)
         table(args.out)
