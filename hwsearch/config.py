@@ -153,9 +153,13 @@ class EvaluationSection(Section):
 
 
 class ExportSection(Section):
-    """Which nets of the validated front are exported: `all`, or the number of evenly spread ones."""
+    """Which nets of the validated front are exported: `all`, or the number of evenly spread ones.
+
+    `license`: of the weights, for the cards.
+    """
 
     nets: Literal["all"] | int = "all"
+    license: str | None = None
 
     @field_validator("nets", mode="before")
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import hashlib
 import io
 import json
 import math
@@ -19,12 +18,8 @@ import numpy as np
 import torch
 
 from hwsearch import __version__, pareto
-from hwsearch.data.dataset import Dataset
 from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, MeasureJob
-from hwsearch.distribution.workers import WEIGHTS
 from hwsearch.errors import RunFolderError, UserError
-from hwsearch.export.base import Exporter
-from hwsearch.export.verify import Agreement, verify
 from hwsearch.export.weights import decode
 from hwsearch.objectives import Objective
 from hwsearch.results import Artifact
@@ -94,8 +89,11 @@ def stored_front(study: Study, folder: RunFolder) -> list[Member] | None:
     tracked = {"objectives": study.objectives, "limits": study.limits}
     if any(content.get(name) != [asdict(o) for o in values] for name, values in tracked.items()):
         return None
-    if [m.index for m in stored] != [t.index for t in study.front()] or any(m.error for m in stored):
+    trials = study.front()
+    if [m.index for m in stored] != [t.index for t in trials] or any(m.error for m in stored):
         return None
+    if any(not set(study.places(t.row)) <= {*m.measured, *m.refused} for m, t in zip(stored, trials, strict=True)):
+        return None  # a device that was left out is back
     if any(folder.load_artifact(digest) is None for m in stored for digest in m.artifacts.values()):
         return None
     return stored
@@ -290,99 +288,6 @@ def spread(members: Sequence[Member], count: int, objective: Objective) -> list[
     return [ranked[i] for i in at]
 
 
-def export_member(
-    member: Member,
-    supernet: Supernet,
-    folder: RunFolder,
-    *,
-    exporter: Exporter,
-    dataset: Dataset | None,
-    origin: str | None = None,
-    command: Sequence[str] = (),
-) -> Agreement:
-    """Writes `models/<key>/`: the ONNX model, its weights and its card, after checking the model against the module.
-
-    Args:
-        member: of the validated front.
-        supernet: builds the skeleton; its weights are not used.
-        folder: of the run; holds the member's artifacts.
-        exporter: of ONNX; used where no device's artifact is ONNX.
-        dataset: real inputs for the check, or None.
-        origin: of the weights, for the card.
-        command: that made the run, for the card.
-
-    Raises:
-        RunFolderError: the member's weights are gone.
-        DeviceError: the exported model does not agree with the module within 1e-4.
-    """
-    if member.error is not None:
-        raise RunFolderError(f"net {member.key} must have been validated, but: {member.error}")
-    if WEIGHTS not in member.artifacts:
-        raise RunFolderError(
-            f"net {member.key} must have weights to be exported, but this run counts costs alone: "
-            "give supernet.weights, or an objective such as accuracy."
-        )
-    weights = folder.load_artifact(member.artifacts[WEIGHTS])
-    if weights is None:
-        raise RunFolderError(
-            f"the weights of {member.key} must be in {folder.artifacts}, but they are not, or damaged: "
-            "`hwsearch run` makes them again."
-        )
-    arch = supernet.space.architecture(member.architecture)
-    module = plain_module(supernet, member.architecture, weights)
-    generator = torch.Generator().manual_seed(0)
-    example = supernet.family.example_inputs(batch=2, generator=generator, arch=arch)
-    model: Artifact | None = None
-    for name, digest in member.artifacts.items():
-        if name != WEIGHTS and model is None:
-            stored = folder.load_artifact(digest)
-            model = stored if stored is not None and stored.format == exporter.format else None
-    if model is None:
-        model = exporter.export(module, example, costs=weights.costs)
-    batches = [supernet.family.example_inputs(batch=8, generator=generator, arch=arch)]
-    if dataset is not None:
-        rows = np.arange(min(64, len(dataset.holdout)))
-        batches.append((supernet.family.prepare(dataset.holdout.inputs(rows), arch),))
-    agreement = verify(module, model, exporter, batches=batches)
-    target = folder.models / member.key
-    files = {"model.onnx": model.content, **weights.files}
-    for name, content in files.items():
-        write_atomic(target / name, content)
-    card = {
-        "format_version": 1,
-        "key": member.key,
-        "architecture": dict(member.architecture),
-        "metrics": _with_spreads(member.validated, member.validated_stds),
-        "search_metrics": _with_spreads(member.metrics, member.stds),
-        "measured": dict(member.measured),
-        "behind": member.behind,
-        "passed_limits": list(member.passed),
-        "weights": origin,
-        "agreement": asdict(agreement),
-        "precision": model.precision,
-        "input_shapes": [list(tensor.shape[1:]) for tensor in example],
-        "data": None if dataset is None else dataset.card(),
-        "files": {name: {"bytes": len(content), "sha256": _sha256(content)} for name, content in files.items()},
-        "artifact_sha256": model.sha256,
-        "versions": versions(),
-        "command": list(command),
-    }
-    write_json(target / "card.json", card)
-    return agreement
-
-
-def is_exported(member: Member, folder: RunFolder) -> bool:
-    """Whether `models/<key>/` holds this member as it was validated, whole."""
-    target = folder.models / member.key
-    try:
-        card = json.loads((target / "card.json").read_text())
-        whole = all(_sha256((target / name).read_bytes()) == f["sha256"] for name, f in card["files"].items())
-        shown = {name: metric["value"] for name, metric in card["metrics"].items()}
-        return bool(whole and shown == member.validated and card["behind"] == member.behind)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
 def plain_module(supernet: Supernet, architecture: Mapping[str, Any], weights: Artifact) -> torch.nn.Module:
     """Returns the subnet as a plain module in eval mode, with its own stored weights."""
     module = copy.deepcopy(supernet.build(supernet.space.architecture(architecture)))
@@ -417,11 +322,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return {**found, "executable": sys.executable}
-
-
-def _with_spreads(metrics: Mapping[str, float], stds: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
-    return {name: {"value": value, "std": stds.get(name)} for name, value in metrics.items()}
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

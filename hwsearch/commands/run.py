@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from hwsearch import build, checkpoints
 from hwsearch.build import Factory, Plan
 from hwsearch.commands.deciding import freeze
+from hwsearch.commands.exporting import Request, export_net, is_exported
 from hwsearch.commands.fitting import fit_predictors
 from hwsearch.commands.identity import check_identity, inputs
 from hwsearch.devices.environment import machine
 from hwsearch.distribution.workers import WEIGHTS
-from hwsearch.errors import DeviceError, NoResultError
-from hwsearch.export.onnx_exporter import OnnxExporter
+from hwsearch.errors import DeviceError, NoResultError, UserError
 from hwsearch.export.weights import encode
-from hwsearch.front import Member, export_member, is_exported, save_front, spread, stored_front, validate, versions
+from hwsearch.front import Member, save_front, spread, stored_front, validate, versions
 from hwsearch.loop import Search
 from hwsearch.report.plot import front_png
 from hwsearch.results import SearchProgress, State
@@ -232,22 +232,14 @@ def _export(
     if not usable and nets != 0 and plan.weights_are is None:
         observer.note("nothing is exported: there are no weights (no supernet.weights, no objective such as accuracy)")
     chosen = usable if nets == "all" else spread(usable, nets, plan.objectives[0])
-    exporter = OnnxExporter()
+    request = Request(command=("hwsearch", *sys.argv[1:]))
     done = []
     for member in chosen:
         try:
             if not is_exported(member, folder):
-                export_member(
-                    member,
-                    supernet,
-                    folder,
-                    exporter=exporter,
-                    dataset=plan.dataset,
-                    origin=plan.weights_are,
-                    command=["hwsearch", *sys.argv[1:]],
-                )
+                export_net(member, plan, supernet, folder, request=request)
             done.append(member.key)
-        except DeviceError as error:
+        except (DeviceError, UserError) as error:
             observer.note(f"{member.key} was not exported: {error}")
     earlier = {path.name for path in folder.models.glob("*")} - {m.key for m in members}
     if earlier:
