@@ -216,8 +216,12 @@ def _points(difference: dict[str, float]) -> str:
 
 
 @app.command()
-def front(run: RunArg, as_json: JsonOption = False) -> None:
-    """Show the validated front of a run.
+def front(
+    run: RunArg,
+    device: Annotated[str | None, typer.Option(help="Only the nets that are best for this device.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the validated front of a run, or of one of its devices.
 
     Example: hwsearch front runs/quickstart --json
     """
@@ -226,7 +230,7 @@ def front(run: RunArg, as_json: JsonOption = False) -> None:
     from hwsearch.commands.query import front as command
     from hwsearch.report.table import front_table
 
-    content = command(run)
+    content = command(run, device=device)
     if as_json:
         _json(content)
     else:
@@ -235,23 +239,36 @@ def front(run: RunArg, as_json: JsonOption = False) -> None:
 
 @app.command()
 def export(
-    run: RunArg,
+    run: Annotated[str, typer.Argument(metavar="RUN|RUN:KEY", help="Folder of a run, or a net of its front.")],
     key: Annotated[str | None, typer.Option(help="Key of a net on the front.")] = None,
     trial: Annotated[int | None, typer.Option(help="Number of a trial on the front.")] = None,
     prefer: Annotated[str | None, typer.Option(help="Take the net that is best in this metric.")] = None,
     limit: Annotated[
         list[str] | None, typer.Option(help="That the net must keep: accuracy:min=0.97, latency_ms@cpu:max=2")
     ] = None,
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="onnx, onnx-int8, openvino, openvino-int8, pt2, safetensors, ...; repeatable."),
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="To time it on besides the run's: YAML file or runtime's name; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [RUN/models].")] = None,
+    license: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the ONNX file, weights and card of one net of the front.
+    """Write one net of the front in any format, each checked in its engine, with its weights and card.
 
-    Example: hwsearch export runs/quickstart --prefer latency_ms --limit accuracy:min=0.97
+    Example: hwsearch export runs/quickstart --prefer latency_ms --limit accuracy:min=0.97 --format onnx-int8
     """
-    from hwsearch.commands.query import export as command
+    from rich.console import Console
 
-    answer = command(run, key=key, trial=trial, prefer=prefer, limits=limit or [], out=out)
+    from hwsearch.commands.choosing import Choice
+    from hwsearch.commands.choosing import export as command
+    from hwsearch.report.table import exports_table
+
+    choice = Choice(key=key, trial=trial, prefer=prefer, limits=limit or [])
+    answer = command(run, choice, forms=form or [], devices=device or [], out=out, license=license)
     if as_json:
         _json(answer)
         return
@@ -259,6 +276,7 @@ def export(
     for name, metric in answer["card"]["metrics"].items():
         spread = f" ± {metric['std']:.3g}" if metric["std"] else ""
         typer.echo(f"  {name}: {metric['value']:.6g}{spread}")
+    Console().print(exports_table(answer["card"]["exports"]))
 
 
 @app.command()
@@ -270,20 +288,24 @@ def measure(
     batch: Annotated[int | None, typer.Option(min=1, help="Examples per call.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model on one or more devices.
+    """Measure a model on one or more devices. A device that cannot is one line; the others go on.
 
-    Example: hwsearch measure model.onnx --device onnxruntime
+    Example: hwsearch measure model.onnx --device onnxruntime --device openvino
     """
     from rich.console import Console
 
-    from hwsearch.commands.query import measure as command
+    from hwsearch.commands.measuring import measure as command
     from hwsearch.report.table import rows_table
 
     rows = command(model, device, batch=batch)
     if as_json:
         _json(rows)
-    else:
-        Console().print(rows_table(rows, ["device", "metric", "value", "std", "unit", "repeats", "batch"], model))
+        return
+    columns = ["device", "format", "precision", "metric", "value", "half_width", "unit", "repeats", "batch"]
+    Console().print(rows_table([row for row in rows if row["error"] is None], columns, model))
+    for row in rows:
+        if row["error"] is not None:
+            typer.echo(f"{row['device']}: {row['error']}", err=True)
 
 
 @app.command()

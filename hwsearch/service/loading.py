@@ -51,6 +51,11 @@ class RunPlan(Protocol):
         """Devices that its trials are measured on."""
         ...
 
+    @property
+    def admitted(self) -> dict[str, tuple[str, ...]]:
+        """Device -> precisions that it measures."""
+        ...
+
     def supernet(self, *, meta: bool = False) -> Supernet:
         """Its super-network, here for layer costs only."""
         ...
@@ -185,6 +190,7 @@ def _trials(plan: RunPlan, folder: RunFolder) -> Trials:
         objectives=plan.objectives,
         limits=plan.limits,
         devices=plan.measured,
+        admitted=plan.admitted,
         storage=open_storage(plan.config.storage, folder.journal),
         read_only=True,
     )
