@@ -199,7 +199,15 @@ class _Lane:
         if exporter is not None:
             build.pretrained(plan, supernet)
         self.spec, self.device = spec, kind(spec)
-        self.worker = NetworkWorker(supernet, None, exporters={spec.name: (exporter, precision)}, has_weights=False)
+        self.worker = NetworkWorker(
+            supernet,
+            None,
+            exporters={spec.name: exporter},
+            admitted={spec.name: (precision,)},
+            engine_of=build.engine_of,
+            has_weights=False,
+            precision=precision,
+        )
         self.lane = DeviceLane(self.device)
         self.reference_ms: float | None = spec.reference_ms
         self.why = ""
