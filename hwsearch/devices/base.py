@@ -35,6 +35,7 @@ class DeviceSpec(BaseModel):
             known. Measure it once, then freeze it here.
         reference: which reference net: `large` (a small MobileNet) or `small`, for nets of a fraction of a
             millisecond. The nearer it is to the nets, the better it feels what they feel.
+        card: file of the capability card (`hwsearch profile`); None: `devices/<name>.card.json`, where that fits.
         cores: which cores this process may use while it measures; None: as it is.
         options: backend-specific settings.
     """
@@ -56,6 +57,7 @@ class DeviceSpec(BaseModel):
     reference_ms: float | None = Field(default=None, gt=0)
     reference: Literal["large", "small"] = "large"
     cores: tuple[int, ...] | None = Field(default=None, min_length=1)
+    card: str | None = None
     options: Mapping[str, Option] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -113,6 +115,14 @@ class Device(ABC):
     def occupies_host(cls, spec: DeviceSpec) -> bool:
         """Returns whether measuring on a device of this spec needs the cores of this host to itself."""
         return cls.exclusive
+
+    @classmethod
+    def skips_zeros(cls, spec: DeviceSpec, pattern: str) -> bool | None:
+        """Returns whether weights of a sparsity pattern cost less than dense ones; None: only measuring would tell.
+
+        What is known of the engine itself. Where it is None, a search keeps the pattern unless a card says otherwise.
+        """
+        return None
 
     @abstractmethod
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:

@@ -69,6 +69,11 @@ class OnnxRuntimeDevice(TimedDevice):
         """Returns latency, and memory if the spec asks for it."""
         return (*cls.metrics, "peak_memory_bytes") if spec.options.get("peak_memory") is True else cls.metrics
 
+    @classmethod
+    def skips_zeros(cls, spec: DeviceSpec, pattern: str) -> bool | None:
+        """Returns False: all its kernels are dense. What TensorRT does with 2:4 is not known here."""
+        return None if spec.options.get("provider") == "tensorrt" and pattern == "2:4" else False
+
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:
         """Returns latency per artifact, and memory if the spec asks for it; see `Device.measure`."""
         results = super().measure(artifacts)

@@ -42,6 +42,11 @@ class OpenVinoDevice(TimedDevice):
         if "bf16" in spec.precisions and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise DeviceError(f"device {spec.name} admits bf16, but this CPU has no bf16 instructions.")
 
+    @classmethod
+    def skips_zeros(cls, spec: DeviceSpec, pattern: str) -> bool | None:
+        """Returns False: it decompresses sparse weights only where that is asked for, and here it is not."""
+        return False
+
     def open(self, artifact: Artifact) -> Call:
         """Returns a call of the compiled model on random inputs; see `TimedDevice.open`."""
         what = f"artifact {artifact.sha256[:12]}"

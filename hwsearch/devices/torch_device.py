@@ -57,6 +57,11 @@ class TorchDevice(TimedDevice):
             if self._sparse and torch.cuda.get_device_capability() < AMPERE:
                 raise DeviceError(f"device {spec.name}: 2:4 needs an NVIDIA GPU of Ampere or later, but this is older.")
 
+    @classmethod
+    def skips_zeros(cls, spec: DeviceSpec, pattern: str) -> bool | None:
+        """Returns False but for 2:4 with `semi_structured`: whether that pays depends on the layers."""
+        return None if spec.options.get("semi_structured") and pattern == "2:4" else False
+
     def _switch(self, key: str) -> bool:
         value = self.spec.options.get(key, False)
         if not isinstance(value, bool):

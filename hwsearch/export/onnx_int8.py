@@ -84,6 +84,19 @@ def dynamic(content: bytes) -> bytes:
     return made
 
 
+def precision_of(content: bytes) -> str | None:
+    """Returns the precision of an ONNX file: `int8` where tensors are quantised; None if it is no ONNX file."""
+    try:
+        operators = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    except Exception:  # protocol buffers' error is of a library without types, and not onnx's
+        return None
+    if not operators:
+        return None
+    if "DynamicQuantizeLinear" in operators:
+        return "int8-dynamic"
+    return "int8" if "QuantizeLinear" in operators else "fp32"
+
+
 def _quantised(quantise: Any) -> bytes:
     with tempfile.TemporaryDirectory() as folder, _quiet():
         try:
