@@ -72,7 +72,7 @@ def test_a_run(tmp_path: Path) -> None:
 def test_only_engines_that_take_hints(tmp_path: Path) -> None:
     raw = costs_only()
     raw["search"] = {"engine": "nsga2", "warm_start": ["runs/earlier"]}
-    with pytest.raises(ConfigError, match="search.warm_start must be used with the engine 'pareto', but got 'nsga2'"):
+    with pytest.raises(ConfigError, match=r"search.warm_start must be used with the engine 'pareto', but got 'nsga2'"):
         build.load_raw(raw, source="c")
     raw["search"] = {"engine": "pareto", "warm_start": ["runs/earlier"]}
     assert build.load_raw(raw, source="c").config.search.warm_start == (Path("runs/earlier"),)
