@@ -64,6 +64,7 @@ ENGINES = {
     "local": "hwsearch.engines.local_search:LocalSearch",
     "linas": "hwsearch.engines.linas:Linas",
     "weaknas": "hwsearch.engines.weaknas:WeakNas",
+    "emo_pms": "hwsearch.engines.emo_pms:EmoPms",
     "optuna": "hwsearch.engines.optuna_engine:OptunaSampler",
     "pymoo": "hwsearch.engines.pymoo_engine:PymooAlgorithm",
 }
