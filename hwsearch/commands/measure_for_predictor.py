@@ -199,7 +199,9 @@ class _Lane:
         if exporter is not None:
             build.pretrained(plan, supernet)
         self.spec, self.device = spec, kind(spec)
-        self.worker = NetworkWorker(supernet, None, exporters={spec.name: (exporter, precision)}, has_weights=False)
+        self.worker = NetworkWorker(
+            supernet, None, exporters={spec.name: exporter}, precision=precision, has_weights=False
+        )
         self.lane = DeviceLane(self.device)
         self.reference_ms: float | None = spec.reference_ms
         self.why = ""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from hwsearch import checkpoints
+from hwsearch import build, checkpoints
 from hwsearch.build import Plan
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.prepared import prepared
@@ -84,6 +84,8 @@ class SmallDense:
             self.supernet,
             self.dataset,
             exporters={name: plan.exporter(name) for name in plan.measured},
+            admitted=plan.admitted,
+            engine_of=build.engine_of,
             calibration_images=plan.config.evaluation.calibration_images,
             calibration_batch=plan.config.evaluation.calibration_batch,
             batch=plan.config.evaluation.batch,
