@@ -200,13 +200,7 @@ class _Lane:
             build.pretrained(plan, supernet)
         self.spec, self.device = spec, kind(spec)
         self.worker = NetworkWorker(
-            supernet,
-            None,
-            exporters={spec.name: exporter},
-            admitted={spec.name: (precision,)},
-            engine_of=build.engine_of,
-            has_weights=False,
-            precision=precision,
+            supernet, None, exporters={spec.name: exporter}, precision=precision, has_weights=False
         )
         self.lane = DeviceLane(self.device)
         self.reference_ms: float | None = spec.reference_ms
