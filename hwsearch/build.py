@@ -29,6 +29,7 @@ from hwsearch.export.base import Exporter
 from hwsearch.objectives import QUALITY_METRICS, Objective
 from hwsearch.problems import nearest
 from hwsearch.tracked import Tracked
+from predictors.base import LayerFunction, Predictor
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet
 
@@ -52,20 +53,31 @@ DATA = {
     "image_folder": "hwsearch.data.image_folder:ImageFolderSpec",
 }
 ENGINES = {
+    "pareto": "hwsearch.engines.pareto_search:ParetoSearch",
     "random": "hwsearch.engines.random_search:RandomSearch",
+    "exhaustive": "hwsearch.engines.exhaustive:Exhaustive",
+    "evolution": "hwsearch.engines.evolution:Evolution",
     "nsga2": "hwsearch.engines.nsga2:NSGA2",
+    "nsga3": "hwsearch.engines.nsga3:NSGA3",
+    "local": "hwsearch.engines.local_search:LocalSearch",
+    "linas": "hwsearch.engines.linas:Linas",
+    "weaknas": "hwsearch.engines.weaknas:WeakNas",
 }
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
     "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
+    "litert": "hwsearch.devices.litert_device:LiteRtDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
     "command": "hwsearch.devices.command_device:CommandDevice",
+    "onnxruntime_web": "hwsearch.devices.web_device:OnnxRuntimeWebDevice",
+    "litert_js": "hwsearch.devices.web_device:LiteRtJsDevice",
     "analytic": "hwsearch.devices.analytic_device:AnalyticDevice",
     "simulated": "hwsearch.devices.simulated_device:SimulatedDevice",
 }
 EXPORTERS = {
     "onnx": "hwsearch.export.onnx_exporter:OnnxExporter",
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
+    "litert": "hwsearch.export.litert_exporter:LiteRtExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
 }
 RECIPES = {
@@ -88,6 +100,17 @@ EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",
     "serial": "hwsearch.distribution.serial:SerialExecutor",
 }
+PREDICTORS = {
+    "auto": "predictors.auto:Auto",
+    "gp": "predictors.gaussian_process:GaussianProcess",
+    "ridge": "predictors.ridge:Ridge",
+    "non_negative": "predictors.non_negative:NonNegative",
+    "svr": "predictors.svr:SupportVectors",
+    "trees": "predictors.trees:BoostedTrees",
+    "ensemble": "predictors.ensemble:DeepEnsemble",
+}
+COST_FEATURES = ("costs", "roofline", "one_hot", "ordinal")
+"""What a predictor reads where the space's networks have layer costs."""
 GROUPS = {
     "families": FAMILIES,
     "data": DATA,
@@ -113,6 +136,65 @@ def named(group: str, name: str, where: str) -> Any:
         return others[name].load()
     known = sorted([*table, *others])
     raise ConfigError(f"{where} must be one of {known}, but got {name!r}{nearest(name, known)}.")
+
+
+def predictor(
+    name: str, space: SearchSpace, *, layers: LayerFunction | None = None, batch: int = 1, log: bool = False
+) -> Predictor:
+    """Returns a new predictor of a space, which reads layer costs where there are any.
+
+    Args:
+        name: of `PREDICTORS`. Third parties cannot add any: files could not be read without them.
+        space: of the architectures.
+        layers: of the space's networks; None for a space without costs.
+        batch: examples per measured call.
+        log: fits the logarithm of the values.
+
+    Raises:
+        ConfigError: unknown name; shows the nearest.
+    """
+    if name not in PREDICTORS:
+        known = sorted(PREDICTORS)
+        raise ConfigError(f"the model must be one of {known}, but got {name!r}{nearest(name, known)}.")
+    module, _, attribute = PREDICTORS[name].partition(":")
+    kind = getattr(import_module(module), attribute)
+    if name == "auto":
+        options = {"candidates": import_module(module).LOG_CANDIDATES} if log else {}
+    else:
+        options = {"sets": None if layers is None else COST_FEATURES, "target": "log" if log else "raw"}
+    made: Predictor = kind(space, layers=layers, batch=batch, **options)
+    return made
+
+
+def engine_target(name: str) -> tuple[Any, dict[str, str]]:
+    """Returns the class of an engine and, of a name like `optuna:tpe`, the argument that its second part is.
+
+    Raises:
+        ConfigError: unknown engine, a variant that is missing, or one of an engine that has none.
+    """
+    base, colon, variant = name.partition(":")
+    target = named("engines", base, "search.engine")
+    takes = "variant" in inspect.signature(target).parameters
+    if takes != bool(colon):
+        wanted = f"{base}:<algorithm>" if takes else base
+        raise ConfigError(f"search.engine must be {wanted!r}, but got {name!r}.")
+    return target, {"variant": variant} if takes else {}
+
+
+def search_engine(name: str, options: Mapping[str, Any], *, given: Mapping[str, Any]) -> SearchEngine:
+    """Returns a search engine by name.
+
+    Args:
+        name: of the table of engines, with a variant after a colon where the engine has variants.
+        options: of the user.
+        given: arguments that the user cannot set.
+
+    Raises:
+        ConfigError: unknown engine or option.
+    """
+    target, variant = engine_target(name)
+    engine: SearchEngine = construct(target, options, where="search.options", given={**given, **variant})
+    return engine
 
 
 @dataclass(frozen=True)
@@ -160,10 +242,9 @@ class Plan:
     def engine(self) -> SearchEngine:
         """Returns the search engine."""
         section = self.config.search
-        engine: SearchEngine = construct(
-            named("engines", section.engine, "search.engine"),
+        return search_engine(
+            section.engine,
             section.options,
-            where="search.options",
             given={
                 "space": self.space,
                 "n_objectives": len(self.objectives),
@@ -171,7 +252,6 @@ class Plan:
                 "exact": self.exact(),
             },
         )
-        return engine
 
     def device(self, name: str, *, reference_ms: float | None = None) -> Device:
         """Returns a device, with its reference value frozen if it is known."""
@@ -193,7 +273,7 @@ class Plan:
         """Returns the executor with its workers started."""
         section = self.config.executor
         limits = Limits(section.retries, section.timeout_s, section.lane_batch, section.lane_wait_s)
-        lanes = [(name, self.device_types[name].exclusive) for name in self.measured]
+        lanes = [(name, self.device_types[name].occupies_host(self.devices[name])) for name in self.measured]
         module, _, attribute = EXECUTORS[section.kind].partition(":")
         make = getattr(import_module(module), attribute)
         if section.kind == "ray":
@@ -383,8 +463,8 @@ def _check_device(kind: type[Device], spec: DeviceSpec, where: str) -> bool:
 
 def _engine_problems(config: RunConfig) -> None:
     """Raises for what is wrong with the engine's name and options where there is no space to make it for."""
-    target = named("engines", config.search.engine, "search.engine")
-    given = {"space", "n_objectives", "seed", "exact"}
+    target, variant = engine_target(config.search.engine)
+    given = {"space", "n_objectives", "seed", "exact", *variant}
     problems = parameter_problems(target, config.search.options, where="search.options", given=given)
     if problems:
         raise ConfigError("\n".join(problems))

@@ -86,7 +86,7 @@ class ObjectiveSection(Section):
 class SearchSection(Section):
     """Which engine, and how many architectures to evaluate."""
 
-    engine: str = "nsga2"
+    engine: str = "pareto"
     options: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(default=100, ge=1)
 

@@ -48,7 +48,7 @@ def choose_next(
     else:
         pool = space.canonical(pool)
     pool = unique_rows(pool[not_in(pool, measured)])
-    if len(pool) == 0:
+    if len(pool) <= count:
         return pool
     z = np.asarray(embed(np.concatenate([pool, measured])), dtype=np.float64)
     z = z - z[: len(pool)].mean(axis=0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,19 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("ridge", Ridge, ("counts",)),
     Candidate("trees", BoostedTrees, ("ordinal", "one_hot"), rows=(400, 10**9)),
 )
+
+
+def _logs() -> Iterator[Candidate]:
+    there = {(c.model, c.sets, c.options) for c in CANDIDATES if c.target == "log"}
+    for candidate in CANDIDATES:
+        if candidate.target == "log":
+            yield candidate
+        elif (candidate.model, candidate.sets, candidate.options) not in there:
+            yield replace(candidate, target="log")
+
+
+LOG_CANDIDATES = tuple(_logs())
+"""The same models, each on the logarithm of the values."""
 
 
 class Auto(Predictor):

@@ -137,8 +137,8 @@ def load(
     """
     path = Path(path)
     head, arrays = _read(path)
+    card = _card(path, head)
     try:
-        card = Card(**{f.name: head["card"][f.name] for f in fields(Card)})
         stored = space_from_json(head["space"]["genes"])
         fingerprint, kind, settings = (head["space"]["fingerprint"], head["kind"], head["settings"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -168,6 +168,23 @@ def load(
     except (KeyError, TypeError, IndexError) as error:
         raise PredictorFileError(f"{path} must hold a whole {kind} model, but a part is missing: {error}.") from error
     return Loaded(predictor, card)
+
+
+def read_card(path: str | Path) -> Card:
+    """Returns the card of a predictor file, for those who must know what it is about before they load it.
+
+    Raises:
+        PredictorFileError: no such file, not a predictor, damaged, or of a newer format.
+    """
+    path = Path(path)
+    return _card(path, _read(path)[0])
+
+
+def _card(path: Path, head: Mapping[str, Any]) -> Card:
+    try:
+        return Card(**{f.name: head["card"][f.name] for f in fields(Card)})
+    except (KeyError, TypeError) as error:
+        raise PredictorFileError(f"{path} must be a predictor file, but its description is incomplete.") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

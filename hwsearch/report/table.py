@@ -65,3 +65,20 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
     for row in rows:
         table.add_row(*[number(row[c]) if isinstance(row[c], float | int) else escape(str(row[c])) for c in columns])
     return table
+
+
+def comparison_table(rows: Sequence[Mapping[str, float | str]], *, title: str) -> Table:
+    """Returns the table of a comparison of engines (rows of `tasks.compare.summary`)."""
+    table = Table(title=title, box=SIMPLE_HEAD)
+    shown = [name for name in rows[0] if not name.startswith("reached_")]
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="left" if name == "engine" else "right")
+    for row in rows:
+        cells = [str(row["engine"])]
+        for name in shown[1:]:
+            value = float(row[name])
+            share = row.get(name.replace("n_to_", "reached_"), 1.0) if name.startswith("n_to_") else 1.0
+            text = number(value) if value < float("inf") else "-"
+            cells.append(f"{text} ({float(share):.0%})" if float(share) < 1.0 else text)
+        table.add_row(*cells)
+    return table

@@ -76,3 +76,11 @@ def test_small_spaces_run_out() -> None:
     }
     with pytest.raises(ValueError, match="count must be at least 1, but got 0"):
         choose_next(space, pool, 0, embed=embed, rng=rng)
+
+
+def test_the_last_ones_are_all_taken() -> None:
+    space = SearchSpace([Gene("a", (1, 2, 3)), Gene("b", (1, 2))])
+    rows = space.enumerate()
+    rng = np.random.default_rng(0)
+    found = choose_next(space, rows[:5], 4, embed=lambda r: r.astype(float), rng=rng, pool=rows)
+    np.testing.assert_array_equal(found, rows[5:])
