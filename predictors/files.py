@@ -19,6 +19,7 @@ from predictors.auto import Auto
 from predictors.base import FloatArray, Predictor, Sources, State
 from predictors.ensemble import DeepEnsemble
 from predictors.gaussian_process import GaussianProcess
+from predictors.lookup_table import LookupTable
 from predictors.non_negative import NonNegative
 from predictors.ridge import Ridge
 from predictors.roofline import Roofline
@@ -36,6 +37,7 @@ MODELS = (
     BoostedTrees,
     DeepEnsemble,
     GaussianProcess,
+    LookupTable,
     NonNegative,
     Ridge,
     Roofline,
