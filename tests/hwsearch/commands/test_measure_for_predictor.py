@@ -263,6 +263,13 @@ def test_arguments_that_are_refused(config: str, tmp_path: Path, more: dict[str,
     assert not (tmp_path / "p.measurements").exists()
 
 
+def test_a_device_that_does_not_admit_a_precision_of_the_space(tmp_path: Path) -> None:
+    path = tmp_path / "net.yaml"
+    path.write_text(yaml.safe_dump({**NETWORK, "precision": {"choices": ["fp32", "int8"]}}))
+    with pytest.raises(UserError, match=r"device sim must admit every precision of the space \(fp32, int8\)"):
+        measure_for_predictor(str(path), out=tmp_path / "p.safetensors", **ASK)
+
+
 def test_bare_genes_cannot_be_measured(tmp_path: Path) -> None:
     path = tmp_path / "genes.yaml"
     path.write_text("genes: {a: [1, 2]}")
