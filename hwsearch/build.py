@@ -63,6 +63,8 @@ ENGINES = {
     "local": "hwsearch.engines.local_search:LocalSearch",
     "linas": "hwsearch.engines.linas:Linas",
     "weaknas": "hwsearch.engines.weaknas:WeakNas",
+    "optuna": "hwsearch.engines.optuna_engine:OptunaSampler",
+    "pymoo": "hwsearch.engines.pymoo_engine:PymooAlgorithm",
 }
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",

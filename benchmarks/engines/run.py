@@ -1,15 +1,14 @@
-"""Compares engines: `run.py --data DIR --task macro --engine pareto --engine linas --seeds 20 --trials 200`.
+"""Compares engines: `run.py --data DIR --task macro --engine pareto --engine linas --seeds 20 --trials 200 --out FILE`.
 
-Prints one line per engine and reference; with --out also appends them, with all searches, to a JSON-lines file.
+Every search is one line of FILE, written when it ends; searches that are there already are not run again, so that an
+interrupted comparison goes on where it stopped. `report.py FILE` makes tables of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tasks
 
+from hwsearch import pareto
 from hwsearch.commands.benchmark import make_engine
-from hwsearch.tasks.compare import Curve
-from hwsearch.tasks.searches import Conditions, searches
+from hwsearch.engines.pareto_search import ParetoSearch
+from hwsearch.tasks.searches import Conditions
+from hwsearch.tasks.simulate import Trajectory
+from hwsearch.tasks.task import Task
 
 LEVELS = (0.98, 0.99, 0.995, 0.999)
+CHECKPOINTS = (20, 50, 100, 200, 300)
 
 
 def parsed(text: str) -> tuple[str, str, dict[str, Any]]:
@@ -31,6 +34,26 @@ def parsed(text: str) -> tuple[str, str, dict[str, Any]]:
     name, *pairs = text.split(",")
     options = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in pairs)}
     return text, name, options
+
+
+def scores(task: Task, found: Trajectory) -> dict[str, Any]:
+    """Returns what is kept of a search, by reference; with noise also of the front that the labels show."""
+    out: dict[str, Any] = {}
+    for reference, point in task.references.items():
+        shares = task.shares(found.losses, reference)
+        reached = {f"{100 * v:g}": int(np.argmax(shares >= v)) + 1 if shares[-1] >= v else None for v in LEVELS}
+        at = {str(n): float(shares[n - 1]) for n in CHECKPOINTS if n <= len(shares)}
+        members = pareto.front(found.labels)
+        shown = pareto.hypervolume(found.losses[members], point) / pareto.hypervolume(task.front, point)
+        out[reference] = {"evaluations": reached, "shares": at, "shown": shown}
+    return out
+
+
+def membership(engine: ParetoSearch, found: Trajectory, noise: np.ndarray[Any, Any]) -> dict[str, list[float]]:
+    """Returns the reported probabilities of being on the front of what was tried, and whether it is so."""
+    stds = np.where(noise > 0, noise, np.nan) * np.ones_like(found.labels)
+    said = engine.membership(found.population, found.labels, stds=stds)
+    return {"probability": said.tolist(), "truth": pareto.front(found.losses).astype(float).tolist()}
 
 
 def main() -> None:
@@ -44,45 +67,41 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--in-flight", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.0, help="deviation of the first metric's labels")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    print(
-        f"# {platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}; {' '.join(sys.argv[1:])}"
-    )
-    for task_name in args.task:
-        task = tasks.load(task_name, args.data)
+    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    for name in args.task:
+        task = tasks.load(name, args.data)
         noise = np.zeros(len(task.metrics))
         noise[0] = args.noise
         conditions = Conditions(args.trials, args.batch, args.in_flight, noise if args.noise else None)
         for label, engine, options in args.engine:
-            start = time.perf_counter()
-            make = partial(make_engine, engine, options)
-            found = searches(task, make, range(args.seeds), conditions, processes=args.processes)
-            wall = time.perf_counter() - start
-            for reference in task.references:
-                curve = Curve.of([task.shares(t.losses, reference) for t in found], [t.engine_seconds for t in found])
-                record = {
-                    "task": task.name,
-                    "reference": reference,
+            for seed in range(args.seeds):
+                key = {
+                    "task": name,
                     "engine": label,
-                    "seeds": args.seeds,
                     "trials": args.trials,
                     "batch": args.batch,
                     "in_flight": args.in_flight,
                     "noise": args.noise,
-                    "evaluations": {f"{100 * v:g}%": curve.evaluations(v).tolist() for v in LEVELS},
-                    "shares": {str(n): curve.at(n).tolist() for n in (20, 50, 100, 200, 300) if n <= args.trials},
-                    "engine_seconds": curve.engine_seconds.tolist(),
-                    "wall_s": wall,
+                    "seed": seed,
                 }
-                needed = "  ".join(f"{k}: {np.median(v):6.1f}" for k, v in record["evaluations"].items())
-                reached = "  ".join(f"@{k}: {100 * np.median(v):6.2f}" for k, v in record["shares"].items())
-                seconds = float(np.median(curve.engine_seconds))
-                print(f"{task.name:9s} {reference:6s} {label:24s} {needed}  {reached}  {seconds:6.1f} s", flush=True)
-                if args.out is not None:
-                    with args.out.open("a") as file:
-                        file.write(json.dumps(record) + "\n")
+                if any(key.items() <= line.items() for line in done):
+                    continue
+                made: list[Any] = []
+                make = partial(make_engine, engine, options)
+
+                def kept(task: Task, seed: int, make: Any = make, made: list[Any] = made) -> Any:
+                    made.append(make(task, seed))
+                    return made[0]
+
+                found = conditions.search(task, kept, seed)
+                record = {**key, "references": scores(task, found), "engine_seconds": found.engine_seconds}
+                if args.noise and isinstance(made[0], ParetoSearch):
+                    record |= membership(made[0], found, noise)
+                with args.out.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                print(name, label, seed, f"{found.engine_seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ class _Lane:
         plan = source.plan
         assert plan is not None
         formats = kind.opens(spec)
-        searched = plan.precisions or ("fp32",)
+        searched = plan.precisions or spec.precisions[:1]
         if not set(searched) <= set(spec.precisions):
             raise UserError(
                 f"device {spec.name} must admit every precision of the space ({', '.join(searched)}), "
@@ -212,6 +212,7 @@ class _Lane:
             admitted={spec.name: searched},
             engine_of=build.engine_of,
             has_weights=False,
+            precision=spec.precisions[0],
         )
         self.lane = DeviceLane(self.device)
         self.reference_ms: float | None = spec.reference_ms

@@ -52,6 +52,7 @@ class NetworkWorker:
         batch: examples at a time when scoring.
         threads: of torch while a job runs: rounding, and so weights, depend on it; None leaves them.
         has_weights: whether the super-network has any; False where only costs count.
+        precision: of networks whose space has no gene for it.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class NetworkWorker:
         batch: int = 256,
         threads: int | None = 1,
         has_weights: bool = True,
+        precision: str = "fp32",
     ) -> None:
+        self.precision = precision
         self.threads = threads
         self.supernet, self.dataset, self.exporters, self.batch = supernet, dataset, dict(exporters), batch
         self.admitted, self.engine_of, self.quantization_images = dict(admitted), engine_of, quantization_images
@@ -92,7 +95,7 @@ class NetworkWorker:
             module = self.subnet(arch) if self._needs_module(job) else None
             if module is not None:
                 attributes["weights_sha256"] = hashlib.sha256(encode(module.state_dict())).hexdigest()
-            precision = str(arch.get(PRECISION, "fp32"))
+            precision = str(arch.get(PRECISION, self.precision))
             in_engine = precision != "fp32" and self.dataset is not None
             made, refused = self._artifacts(arch, module, costs) if job.artifacts or in_engine else (_Made(), {})
             artifacts = {} if not job.artifacts else made.by_device
@@ -138,7 +141,7 @@ class NetworkWorker:
 
         Each kind of artifact is scored once, however many devices measure it.
         """
-        precision = str(arch[PRECISION])
+        precision = str(arch.get(PRECISION, self.precision))
         engines = [(e, made.by_kind[e.format]) for e in made.engines]
         if not engines:
             exporter = self.engine_of(precision)
@@ -173,7 +176,7 @@ class NetworkWorker:
         self, arch: Architecture, module: nn.Module | None, costs: dict[str, float]
     ) -> tuple[_Made, dict[str, Exception]]:
         """Returns what the devices that admit the network's precision measure, and why some get nothing."""
-        precision = str(arch.get(PRECISION, "fp32"))
+        precision = str(arch.get(PRECISION, self.precision))
         made, refused = _Made(), dict[str, Exception]()
         for device in self._places(precision):
             exporter = self.exporters[device]

@@ -138,6 +138,7 @@ def test_names_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         ("devices.cpu.options={spin: 1}", "devices.cpu: device cpu: runtime onnxruntime has no option 'spin'"),
         ("devices.cpu={clock: cpu, threads: 2}", "devices.cpu: clock 'cpu' must be used with threads: 1"),
         ("devices.a b={runtime: analytic}", "devices.a b must be a string of the form ^[A-Za-z0-9_.-]+$"),
+        ("search.engine=optuna", "search.engine must be 'optuna:<algorithm>', but got 'optuna'."),
         ("search.engine=paretto", "(nearest: 'pareto')."),
         ("search.options.popluation=4", "search.options.popluation is not known (nearest: 'population')."),
         ("search.options.population=1", "search.options: engine.population must be at least 2, but got 1."),
