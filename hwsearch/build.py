@@ -29,6 +29,7 @@ from hwsearch.export.base import Exporter
 from hwsearch.objectives import QUALITY_METRICS, Objective
 from hwsearch.problems import nearest
 from hwsearch.tracked import Tracked
+from predictors.base import LayerFunction, Predictor
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet
 
@@ -58,14 +59,18 @@ ENGINES = {
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
     "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
+    "litert": "hwsearch.devices.litert_device:LiteRtDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
     "command": "hwsearch.devices.command_device:CommandDevice",
+    "onnxruntime_web": "hwsearch.devices.web_device:OnnxRuntimeWebDevice",
+    "litert_js": "hwsearch.devices.web_device:LiteRtJsDevice",
     "analytic": "hwsearch.devices.analytic_device:AnalyticDevice",
     "simulated": "hwsearch.devices.simulated_device:SimulatedDevice",
 }
 EXPORTERS = {
     "onnx": "hwsearch.export.onnx_exporter:OnnxExporter",
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
+    "litert": "hwsearch.export.litert_exporter:LiteRtExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
 }
 RECIPES = {
@@ -88,6 +93,17 @@ EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",
     "serial": "hwsearch.distribution.serial:SerialExecutor",
 }
+PREDICTORS = {
+    "auto": "predictors.auto:Auto",
+    "gp": "predictors.gaussian_process:GaussianProcess",
+    "ridge": "predictors.ridge:Ridge",
+    "non_negative": "predictors.non_negative:NonNegative",
+    "svr": "predictors.svr:SupportVectors",
+    "trees": "predictors.trees:BoostedTrees",
+    "ensemble": "predictors.ensemble:DeepEnsemble",
+}
+COST_FEATURES = ("costs", "roofline", "one_hot", "ordinal")
+"""What a predictor reads where the space's networks have layer costs."""
 GROUPS = {
     "families": FAMILIES,
     "data": DATA,
@@ -113,6 +129,34 @@ def named(group: str, name: str, where: str) -> Any:
         return others[name].load()
     known = sorted([*table, *others])
     raise ConfigError(f"{where} must be one of {known}, but got {name!r}{nearest(name, known)}.")
+
+
+def predictor(
+    name: str, space: SearchSpace, *, layers: LayerFunction | None = None, batch: int = 1, log: bool = False
+) -> Predictor:
+    """Returns a new predictor of a space, which reads layer costs where there are any.
+
+    Args:
+        name: of `PREDICTORS`. Third parties cannot add any: files could not be read without them.
+        space: of the architectures.
+        layers: of the space's networks; None for a space without costs.
+        batch: examples per measured call.
+        log: fits the logarithm of the values.
+
+    Raises:
+        ConfigError: unknown name; shows the nearest.
+    """
+    if name not in PREDICTORS:
+        known = sorted(PREDICTORS)
+        raise ConfigError(f"the model must be one of {known}, but got {name!r}{nearest(name, known)}.")
+    module, _, attribute = PREDICTORS[name].partition(":")
+    kind = getattr(import_module(module), attribute)
+    if name == "auto":
+        options = {"candidates": import_module(module).LOG_CANDIDATES} if log else {}
+    else:
+        options = {"sets": None if layers is None else COST_FEATURES, "target": "log" if log else "raw"}
+    made: Predictor = kind(space, layers=layers, batch=batch, **options)
+    return made
 
 
 @dataclass(frozen=True)
@@ -193,7 +237,7 @@ class Plan:
         """Returns the executor with its workers started."""
         section = self.config.executor
         limits = Limits(section.retries, section.timeout_s, section.lane_batch, section.lane_wait_s)
-        lanes = [(name, self.device_types[name].exclusive) for name in self.measured]
+        lanes = [(name, self.device_types[name].occupies_host(self.devices[name])) for name in self.measured]
         module, _, attribute = EXECUTORS[section.kind].partition(":")
         make = getattr(import_module(module), attribute)
         if section.kind == "ray":

@@ -35,6 +35,17 @@ class Teacher(StrEnum):
     none = "none"
 
 
+SpaceOption = Annotated[
+    str, typer.Option(help="Configuration (.yaml), YAML file of genes, folder of a run, or a family: ofa_mobilenet_v3")
+]
+ModelOption = Annotated[
+    str, typer.Option(help="auto, gp, ridge, non_negative, svr, trees or ensemble; auto chooses and combines.")
+]
+LogOption = Annotated[bool, typer.Option("--log", help="Fit the logarithm of the labels.")]
+FromDevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PREDICTOR|TABLE.csv", help="Other devices to learn from: few rows are enough; repeatable."),
+]
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -324,11 +335,17 @@ def profile(
 
 @app.command()
 def predict(
-    run: RunArg,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="RUN|PREDICTOR...", help="Folder of a run, or predictor files of one space.")
+    ],
     arch: Annotated[
         list[str], typer.Option(help="JSON of gene values, a file with it, a key, 'smallest' or 'largest'; repeatable.")
     ],
     metric: Annotated[list[str] | None, typer.Option(help="Metric, such as latency_ms@cpu; repeatable.")] = None,
+    level: Annotated[float, typer.Option(help="Of intervals, of predictor files.")] = 0.9,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file whose network gives layer costs to predictors in files.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict metrics of architectures that were not measured.
@@ -338,13 +355,25 @@ def predict(
     from rich.console import Console
 
     from hwsearch.commands.query import predict as command
+    from hwsearch.commands.query_service import predict_files
     from hwsearch.report.table import rows_table
 
-    rows = command(run, arch, metrics=metric or [])
+    columns = ["key", "metric", "mean", "std", "unit", "kind"]
+    if any(path.is_file() for path in sources) or len(sources) > 1:
+        rows = predict_files(sources, arch, metrics=metric or [], level=level, config=config)
+        columns[4:4] = ["lower", "upper"]
+    else:
+        rows = command(sources[0], arch, metrics=metric or [])
     if as_json:
         _json(rows)
-    else:
-        Console().print(rows_table(rows, ["key", "metric", "mean", "std", "unit", "kind"], str(run)))
+        return
+    Console().print(rows_table(rows, columns, ", ".join(map(str, sources))))
+    if any(row.get("outside") for row in rows):
+        typer.echo(f"outside of the range that the predictor was trained on: {_outside(rows)}")
+
+
+def _outside(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['metric']} of {row['key']}" for row in rows if row.get("outside"))
 
 
 @app.command()
@@ -381,6 +410,110 @@ def space(
     for which in ("smallest", "largest"):
         costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
         console.print(f"{which}: {costs}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def fit(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE.csv", help="A column per gene, a column of labels; repeats are allowed.")
+    ],
+    space: SpaceOption,
+    target: Annotated[str, typer.Option(help="Column of the labels: latency_ms, accuracy, ...")],
+    out: Annotated[Path, typer.Option(help="File of the predictor, ending in .safetensors.")],
+    model: ModelOption = "auto",
+    log: LogOption = False,
+    device: Annotated[str | None, typer.Option(help="Name of the device that the labels are of.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Of the labels [that of the metric].")] = None,
+    maximize: Annotated[
+        bool | None, typer.Option("--maximize/--minimize", help="Which labels are good [that of the metric].")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Examples per measured call.")] = 1,
+    from_devices: FromDevicesOption = None,
+    curve: Annotated[bool, typer.Option(help="Fit the learning curve, too.")] = True,
+    figure: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a predictor of your own measurements and show how good it is; no run needed.
+
+    Example: hwsearch fit pixel.csv --space ofa_mobilenet_v3 --target latency_ms --out pixel.safetensors
+    """
+    from hwsearch.commands.fit import fit as command
+    from hwsearch.report.fit_text import fit_text
+
+    answer = command(
+        table,
+        space=space,
+        target=target,
+        out=out,
+        model=model,
+        log=log,
+        device=device,
+        unit=unit,
+        maximize=maximize,
+        batch=batch,
+        from_devices=from_devices or [],
+        curve=curve,
+        figure=figure,
+    )
+    if as_json:
+        _json(answer)
+        return
+    typer.echo(fit_text(answer))
+    typer.echo(str(out))
+
+
+@app.command("measure-for-predictor")
+def measure_for_predictor(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG|FAMILY", help="Configuration, folder of a run or family to measure.")
+    ],
+    device: Annotated[str, typer.Option(help="YAML file of a device, a device of CONFIG, or a runtime's name.")],
+    target_error: Annotated[float, typer.Option(help="Mean error, in percent, that is good enough.")],
+    budget: Annotated[int, typer.Option(help="Networks to measure at most, those of earlier calls included.")],
+    out: Annotated[Path, typer.Option(help="File of the predictor, ending in .safetensors.")],
+    metric: Annotated[str, typer.Option(help="Out of what the device measures.")] = "latency_ms",
+    model: ModelOption = "auto",
+    log: LogOption = False,
+    from_devices: FromDevicesOption = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of networks.")] = 0,
+    figure: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the networks that tell a predictor most, until it is good enough. The same command continues.
+
+    Example: hwsearch measure-for-predictor ofa_mobilenet_v3 --device onnxruntime --target-error 3 --budget 100
+    --out cpu.safetensors
+    """
+    from hwsearch.commands.measure_for_predictor import Progress
+    from hwsearch.commands.measure_for_predictor import measure_for_predictor as command
+    from hwsearch.report.fit_text import fit_text
+
+    def observe(progress: Progress) -> None:
+        error = "-" if progress.error is None else f"{progress.error:.2f} ± {progress.error_std:.2f} %"
+        failed = f", {progress.tried - progress.measured} failed" if progress.tried > progress.measured else ""
+        typer.echo(f"  {progress.measured}/{progress.budget} measured{failed}, error {error}", err=True)
+
+    answer = command(
+        config,
+        device=device,
+        target_error=target_error,
+        budget=budget,
+        out=out,
+        metric=metric,
+        model=model,
+        log=log,
+        from_devices=from_devices or [],
+        seed=seed,
+        figure=figure,
+        observe=observe,
+    )
+    if as_json:
+        _json(answer)
+        return
+    typer.echo(fit_text(answer))
+    reached = "reached" if answer["ended"] == "target" else "not reached within the budget"
+    typer.echo(f"target error    {answer['target_error']:g} %: {reached} with {answer['tried']} networks")
+    typer.echo(f"{answer['file']}, {answer['measurements']}")
 
 
 @app.command("query")

@@ -25,8 +25,10 @@ from hwsearch.front import Member, choose, export_member, load_front
 from hwsearch.objectives import COST_METRICS, MAXIMISED, Objective
 from hwsearch.results import Artifact
 from hwsearch.runfolder import RunFolder
+from predictors.base import Sources
 from predictors.files import load as load_predictor
 from search_spaces.architecture import Architecture
+from search_spaces.space import SearchSpace
 from search_spaces.supernet import Supernet
 
 
@@ -239,9 +241,9 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
                     f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or with fewer "
                     f"than {MIN_ROWS} trials that were measured."
                 )
-            loaded[name] = load_predictor(path, space=plan.space).predictor
+            loaded[name] = load_predictor(path, space=plan.space, sources=Sources(layers=supernet.layers)).predictor
     for text in archs:
-        arch = _architecture(text, plan, folder)
+        arch = architecture(text, plan.space, folder)
         row = plan.space.row(arch)[None]
         costs = supernet.costs(row).metrics()
         for name in wanted:
@@ -257,13 +259,17 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
     return rows
 
 
-def _architecture(text: str, plan: Plan, folder: RunFolder) -> Architecture:
-    space = plan.space
+def architecture(text: str, space: SearchSpace, folder: RunFolder | None = None) -> Architecture:
+    """Returns the architecture in JSON, in a file with it, `smallest`, `largest`, or a key on the front of a run.
+
+    Raises:
+        UserError: none of these, or not of the space.
+    """
     if text == "smallest":
         return space.smallest()
     if text == "largest":
         return space.largest()
-    if re.fullmatch(r"[0-9a-f]{12}", text):
+    if folder is not None and re.fullmatch(r"[0-9a-f]{12}", text):
         try:
             for member in load_front(folder):
                 if member.key == text:
@@ -292,7 +298,7 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     The data need not be there if the family's own arguments say what shape it has.
     """
-    plan = _space_plan(config, tuple(overrides))
+    plan = space_plan(config, tuple(overrides))
     supernet = plan.supernet(meta=True)
     return {
         "family": plan.family.name,
@@ -313,7 +319,8 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _space_plan(config: Path, overrides: tuple[str, ...]) -> Plan:
+def space_plan(config: Path, overrides: tuple[str, ...] = ()) -> Plan:
+    """Returns the plan of a configuration; where only its data are missing, that of its space alone."""
     try:
         return build.load(config, overrides)
     except ConfigError as error:

@@ -69,7 +69,9 @@ class OpenVinoDevice(TimedDevice):
 
     def open_fixed(self, net: FixedNet) -> Call:
         """Returns a call of a fixed net in f32."""
-        return self._call(self._core.read_model(net.onnx()), [net.input()], "f32")
+        model, example = self._core.read_model(net.onnx()), net.input()
+        model.reshape({model.input(0): list(example.shape)})
+        return self._call(model, [example], "f32")
 
     def _call(self, model: Any, feeds: list[Any], hint: str) -> Call:
         settings = {
@@ -80,7 +82,9 @@ class OpenVinoDevice(TimedDevice):
         }
         request = self._core.compile_model(model, "CPU", settings).create_infer_request()
         for i, values in enumerate(feeds):
-            request.get_input_tensor(i).data[:] = values
+            held = request.get_input_tensor(i).data
+            assert held.shape == values.shape  # an open batch would hold no example, and be computed at once
+            held[:] = values
 
         def call() -> object:
             request.infer()

@@ -15,6 +15,8 @@ from hwsearch.export.base import Exporter, eval_mode
 from hwsearch.results import Artifact
 
 FP32_TOLERANCE = 1e-4
+TINY = 1e-6
+"""Outputs below this are taken for zero."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Agreement:
 
     Args:
         max_abs_error: largest absolute difference of two outputs.
-        max_rel_error: the same divided by the largest absolute output of the module (of its batch), at least 1.
+        max_rel_error: the same divided by the largest absolute output of the module in the same batch.
         top1_agreement: share of rows whose largest output (over the last axis) is at the same place.
         n_examples: rows compared.
     """
@@ -59,7 +61,7 @@ def compare(
         # NaN must count as a difference, and max() would drop it
         error = float(np.max(np.abs(got - want))) if np.isfinite(got).all() else float("inf")
         absolute = max(absolute, error)
-        relative = max(relative, error / max(1.0, float(np.max(np.abs(want)))))
+        relative = max(relative, error / max(TINY, float(np.max(np.abs(want)))))
         same += float((got.argmax(-1) == want.argmax(-1)).mean()) * len(want)
         rows += len(want)
     return Agreement(absolute, relative, same / rows, rows)

@@ -159,7 +159,6 @@ def test_channel_multiple() -> None:
 
 def test_profiling_spec() -> None:
     spec = DeviceSpec(name="x", protocol="fast", max_seconds=0.1)
-    assert profiling_spec(spec, in_process=True).clock == "cpu"
-    assert profiling_spec(spec, in_process=False).clock == "wall"
-    assert profiling_spec(DeviceSpec(name="x", threads=2), in_process=True).clock == "wall"
-    assert profiling_spec(spec, in_process=True).protocol == "default"
+    narrow = profiling_spec(spec)
+    assert (narrow.protocol, narrow.target_ci, narrow.max_seconds) == ("default", 0.02, 5.0)
+    assert profiling_spec(spec.model_copy(update={"clock": "cpu"})).clock == "cpu"
