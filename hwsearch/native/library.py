@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hwsearch.errors import DeviceError
 
 ALIGNED = 64
+DTYPES = {"float": np.float32, "int64_t": np.int64}
 
 
 class Library:
@@ -27,8 +28,6 @@ class Library:
     Raises:
         DeviceError: the system does not load it.
     """
-
-    DTYPES = {"float": np.float32, "int64_t": np.int64}
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class Library:
                 raise DeviceError(
                     f"the library cannot run the inputs: one example must be {shape}, but got {array.shape[1:]}."
                 )
-        kinds = [self.DTYPES[kind] for _, kind in self.inputs]
+        kinds = [DTYPES[kind] for _, kind in self.inputs]
         return [np.ascontiguousarray(a, dtype=kind) for a, kind in zip(arrays, kinds, strict=True)]
 
     def run(self, *arrays: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -438,7 +438,7 @@ def _both(low: Lowering, call: Call, a: Value, b: Value, sign: str) -> None:
         low.give(call, Ref(node.output, one.shape, one.order, one.split), node)
         return
     # One value per row: a gate (channels, 1, 1) on an image.
-    if len(one.shape) == 3 and two.n == 1 and (two.shape + (1, 1))[:3] == (one.shape[0], 1, 1):
+    if len(one.shape) == 3 and two.n == 1 and (*two.shape, 1, 1)[:3] == (one.shape[0], 1, 1):
         one = low.image(one)
         node = low.add("rows", [one.buffer, two.buffer], one.rows, one.n, numbers={"sign": sign})
         low.give(call, Ref(node.output, one.shape, one.order, one.split), node)
@@ -447,7 +447,7 @@ def _both(low: Lowering, call: Call, a: Value, b: Value, sign: str) -> None:
 
 
 def _drawn_in(low: Lowering, call: Call, a: Value, b: Value, one: Ref, two: Ref) -> bool:
-    """Adds one operand at the end of the node that makes the other, where that node comes later and does nothing else."""
+    """Adds one operand at the end of the node that makes the other, where that node comes later and ends so."""
     for value, ref, other in ((b, two, one), (a, one, two)):
         maker = low.maker(value)
         if maker is None or maker.kind not in FUSING or maker.act or maker.residual is not None or other.buffer < 0:

@@ -67,8 +67,8 @@ def plan_memory(network: Network, *, vector: int, strips: dict[int, int]) -> Lay
                 alive[:] = [(a, s, until if a == offsets[first] else u) for a, s, u in alive]
                 continue
             rows, n = network.buffers[buffer]
-            # A depthwise convolution writes up to a vector behind its output.
-            offsets[buffer] = place(rows * padded(n, vector) + vector, until)
+            # A depthwise convolution writes up to a vector behind its output, and reads two behind its input.
+            offsets[buffer] = place(rows * padded(n, vector) + 2 * vector, until)
         need = node_scratch(node, network, vector=vector, strip=strips.get(i, 0))
         if need:
             temporary[i] = place(need, i)
@@ -80,7 +80,7 @@ def node_scratch(node: Node, network: Network, *, vector: int, strip: int) -> in
     numbers = node.numbers
     if node.kind == "depthwise":
         k, stride, p = numbers["kernel"], numbers["stride"], numbers["padding"]
-        rows = (numbers["out_height"] - 1) * stride + k
+        rows = max((numbers["out_height"] - 1) * stride + k, numbers["height"] + p)
         wide = numbers["width"] + 2 * p
         width = (wide if stride == 1 else (wide + 1) // 2) + vector + k
         return int(k * k * vector + stride * rows * width + vector)

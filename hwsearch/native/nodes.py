@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -75,7 +76,7 @@ class Ref:
             own = [i for i, new in enumerate(news) if new == axis and factors[i] > 1]
             own = own or [i for i, new in enumerate(news) if new == axis][:1]
             memory = [ranks[keys[i]] for i in own]
-            if any(_between(ranks, keys, factors, a, b) for a, b in zip(memory, memory[1:], strict=False)):
+            if any(_between(ranks, keys, factors, a, b) for a, b in pairwise(memory)):
                 return None
             if len({in_rows[i] for i in own}) > 1:
                 return None

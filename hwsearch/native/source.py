@@ -372,7 +372,7 @@ def _body(w: _Writer) -> str:
     )
     outputs = prod(network.output_shape)
     lines = "".join(f"    {line}\n" for line in w.lines)
-    return f"""/* model.c: one network, written by hwsearch for {w.target.name}. Build it together with the hw_*.c files. */
+    return f"""/* model.c: one network, written by hwsearch for {w.target.name}. Build it with the hw_*.c files. */
 #include "model.h"
 #include "hw_kernels.h"
 

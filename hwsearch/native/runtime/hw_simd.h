@@ -38,6 +38,17 @@ HW_INLINE hw_vec hw_max(hw_vec a, hw_vec b) { return _mm512_max_ps(a, b); }
 HW_INLINE hw_vec hw_min(hw_vec a, hw_vec b) { return _mm512_min_ps(a, b); }
 HW_INLINE hw_vec hw_fma(hw_vec a, hw_vec b, hw_vec c) { return _mm512_fmadd_ps(a, b, c); }
 HW_INLINE hw_vec hw_round(hw_vec a) { return _mm512_roundscale_ps(a, 0); }
+/* Values 0, 2, 4, ... (1, 3, 5, ...) of a and b, one behind the other. */
+HW_INLINE hw_vec hw_even(hw_vec a, hw_vec b)
+{
+    const __m512i at = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_ps(a, at, b);
+}
+HW_INLINE hw_vec hw_odd(hw_vec a, hw_vec b)
+{
+    const __m512i at = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_ps(a, at, b);
+}
 HW_INLINE float hw_sum(hw_vec a) { return _mm512_reduce_add_ps(a); }
 /* 2^a for whole numbers a from -126 to 127. */
 HW_INLINE hw_vec hw_power2(hw_vec a)
@@ -60,6 +71,9 @@ HW_INLINE hw_vec hw_max(hw_vec a, hw_vec b) { return _mm256_max_ps(a, b); }
 HW_INLINE hw_vec hw_min(hw_vec a, hw_vec b) { return _mm256_min_ps(a, b); }
 HW_INLINE hw_vec hw_fma(hw_vec a, hw_vec b, hw_vec c) { return _mm256_fmadd_ps(a, b, c); }
 HW_INLINE hw_vec hw_round(hw_vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+HW_INLINE hw_vec hw_sorted(__m256 a) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xD8)); }
+HW_INLINE hw_vec hw_even(hw_vec a, hw_vec b) { return hw_sorted(_mm256_shuffle_ps(a, b, 0x88)); }
+HW_INLINE hw_vec hw_odd(hw_vec a, hw_vec b) { return hw_sorted(_mm256_shuffle_ps(a, b, 0xDD)); }
 HW_INLINE float hw_sum(hw_vec a)
 {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -87,6 +101,8 @@ HW_INLINE hw_vec hw_max(hw_vec a, hw_vec b) { return vmaxq_f32(a, b); }
 HW_INLINE hw_vec hw_min(hw_vec a, hw_vec b) { return vminq_f32(a, b); }
 HW_INLINE hw_vec hw_fma(hw_vec a, hw_vec b, hw_vec c) { return vfmaq_f32(c, a, b); }
 HW_INLINE hw_vec hw_round(hw_vec a) { return vrndnq_f32(a); }
+HW_INLINE hw_vec hw_even(hw_vec a, hw_vec b) { return vuzp1q_f32(a, b); }
+HW_INLINE hw_vec hw_odd(hw_vec a, hw_vec b) { return vuzp2q_f32(a, b); }
 HW_INLINE float hw_sum(hw_vec a) { return vaddvq_f32(a); }
 HW_INLINE hw_vec hw_power2(hw_vec a)
 {
@@ -115,6 +131,8 @@ HW_INLINE hw_vec hw_max(hw_vec a, hw_vec b) { HW_LANES(a.lane[i] > b.lane[i] ? a
 HW_INLINE hw_vec hw_min(hw_vec a, hw_vec b) { HW_LANES(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
 HW_INLINE hw_vec hw_fma(hw_vec a, hw_vec b, hw_vec c) { HW_LANES(a.lane[i] * b.lane[i] + c.lane[i]); }
 HW_INLINE hw_vec hw_round(hw_vec a) { HW_LANES(floorf(a.lane[i] + 0.5f)); }
+HW_INLINE hw_vec hw_even(hw_vec a, hw_vec b) { HW_LANES(i < HW_VL / 2 ? a.lane[2 * i] : b.lane[2 * i - HW_VL]); }
+HW_INLINE hw_vec hw_odd(hw_vec a, hw_vec b) { HW_LANES(i < HW_VL / 2 ? a.lane[2 * i + 1] : b.lane[2 * i + 1 - HW_VL]); }
 HW_INLINE float hw_sum(hw_vec a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
 HW_INLINE hw_vec hw_power2(hw_vec a)
 {

@@ -1,37 +1,35 @@
 /* hw_spatial.c: depthwise convolution, patches for other convolutions, pooling. */
 #include "hw_simd.h"
 
-#define HW_ROWS 4 /* output rows at a time: a row of input is loaded once for all of them */
+/* Output rows at a time: a row of input is loaded once for all of them. */
+#define HW_ROWS_MANY 7
+#define HW_ROWS_SOME 4
 
-/* Copies a channel into a frame of zeros. Stride 2: even columns into the first plane, odd ones into the second. */
-static void hw_frame(const float *x, float *frame, hw_map map, int rows, int width, size_t plane)
+/* Copies a channel into a frame whose rows above and below are zero. Stride 2: even columns into the first plane, odd
+ * ones into the second. What a vector copies too much is overwritten by the zeros at the right. */
+HW_INLINE void hw_frame(const float *x, float *frame, hw_map map, int width, size_t plane)
 {
-    int p = map.padding, step = map.stride;
-    for (int r = 0; r < rows; r++) {
-        float *to = frame + (size_t)r * width;
-        int from = r - p;
-        if (from < 0 || from >= map.height) {
-            memset(to, 0, sizeof(float) * (size_t)width);
-            if (step == 2)
-                memset(to + plane, 0, sizeof(float) * (size_t)width);
-            continue;
+    hw_vec zero = hw_set(0.0f);
+    int p = map.padding, n = map.width;
+    float *to = frame + (size_t)p * width;
+    if (map.stride == 1) {
+        for (int r = 0; r < map.height; r++, to += width, x += n) {
+            for (int c = 0; c < n; c += HW_VL)
+                hw_store(to + p + c, hw_load(x + c));
+            hw_store(to + p + n, zero);
         }
-        const float *row = x + (size_t)from * map.width;
-        if (step == 1) {
-            memset(to, 0, sizeof(float) * (size_t)p);
-            memcpy(to + p, row, sizeof(float) * (size_t)map.width);
-            memset(to + p + map.width, 0, sizeof(float) * (size_t)(width - p - map.width));
-            continue;
+        return;
+    }
+    /* Column c of the input stands at (c + p) / 2 of plane (c + p) % 2. */
+    float *even = to + (size_t)(p & 1) * plane + p / 2, *odd = to + (size_t)(~p & 1) * plane + (p + 1) / 2;
+    for (int r = 0; r < map.height; r++, even += width, odd += width, x += n) {
+        for (int c = 0; 2 * c < n; c += HW_VL) {
+            hw_vec a = hw_load(x + 2 * c), b = hw_load(x + 2 * c + HW_VL);
+            hw_store(even + c, hw_even(a, b));
+            hw_store(odd + c, hw_odd(a, b));
         }
-        /* Column c of the input stands at c + p: at (c + p) / 2 of plane (c + p) % 2. */
-        for (int odd = 0; odd < 2; odd++) {
-            float *place = to + (size_t)odd * plane;
-            int first = (odd + p) & 1, begin = (first + p) / 2, count = (map.width - first + 1) / 2;
-            memset(place, 0, sizeof(float) * (size_t)begin);
-            for (int i = 0; i < count; i++)
-                place[begin + i] = row[first + 2 * i];
-            memset(place + begin + count, 0, sizeof(float) * (size_t)(width - begin - count));
-        }
+        hw_store(even + (n + 1) / 2, zero);
+        hw_store(odd + n / 2, zero);
     }
 }
 
@@ -62,21 +60,23 @@ HW_TEMPLATE void hw_depthwise_tile(const float *frame, float *y, const float *we
 HW_TEMPLATE void hw_depthwise_channel(const float *frame, float *y, const float *weight, float bias, hw_map map,
                                       int width, size_t plane, const int kernel, const int stride)
 {
-    int columns = map.out_width, r = 0;
     /* The last vector of a row overlaps the one before; where a row is shorter than a vector, what is too much is
      * overwritten by the next row, and behind the last row there is room (see hw_depthwise). */
-    for (; r < map.out_height;) {
-        int many = map.out_height - r >= HW_ROWS;
+    int columns = map.out_width, most = map.out_height % HW_ROWS_MANY ? HW_ROWS_SOME : HW_ROWS_MANY;
+    for (int r = 0; r < map.out_height;) {
+        int rows = map.out_height - r >= most ? most : 1;
         for (int at = 0; at < columns; at += HW_VL) {
             int c = at + HW_VL > columns && columns >= HW_VL ? columns - HW_VL : at;
             const float *from = frame + (size_t)r * stride * width + c;
             float *to = y + (size_t)r * columns + c;
-            if (many)
-                hw_depthwise_tile(from, to, weight, bias, width, plane, columns, kernel, stride, HW_ROWS);
+            if (rows == HW_ROWS_MANY)
+                hw_depthwise_tile(from, to, weight, bias, width, plane, columns, kernel, stride, HW_ROWS_MANY);
+            else if (rows == HW_ROWS_SOME)
+                hw_depthwise_tile(from, to, weight, bias, width, plane, columns, kernel, stride, HW_ROWS_SOME);
             else
                 hw_depthwise_tile(from, to, weight, bias, width, plane, columns, kernel, stride, 1);
         }
-        r += many ? HW_ROWS : 1;
+        r += rows;
     }
 }
 
@@ -118,6 +118,8 @@ void hw_depthwise(const float *x, float *y, const float *weight, hw_map map, flo
     int k = map.kernel, n = map.out_height * map.out_width;
     int in_stride = HW_PAD(map.height * map.width), out_stride = HW_PAD(n);
     int rows = (map.out_height - 1) * map.stride + k;
+    if (rows < map.height + map.padding)
+        rows = map.height + map.padding; /* the last rows of the image may go unused */
     int needed = map.stride == 1 ? map.width + 2 * map.padding : (map.width + 2 * map.padding + 1) / 2;
     int width = needed + HW_VL + k;
     size_t plane = (size_t)rows * width;
@@ -129,11 +131,12 @@ void hw_depthwise(const float *x, float *y, const float *weight, hw_map map, flo
         kernel = map.stride == 1 ? hw_depthwise_5_1 : hw_depthwise_5_2;
     else if (k == 7)
         kernel = map.stride == 1 ? hw_depthwise_7_1 : hw_depthwise_7_2;
+    memset(frame, 0, sizeof(float) * (size_t)map.stride * plane); /* the border stays zero from channel to channel */
     for (int c = 0; c < map.channels; c++) {
         float *to = y + (size_t)c * out_stride;
         for (int t = 0; t < k * k; t++)
             hw_store(taps + t * HW_VL, hw_set(weight[(size_t)c * k * k + t]));
-        hw_frame(x + (size_t)c * in_stride, frame, map, rows, width, plane);
+        hw_frame(x + (size_t)c * in_stride, frame, map, width, plane);
         kernel(frame, to, taps, then.bias[c], map, width, plane);
         for (int i = n; i < out_stride; i++)
             to[i] = 0.0f;
