@@ -59,6 +59,7 @@ DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
     "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
+    "native": "hwsearch.native.device:NativeDevice",
     "command": "hwsearch.devices.command_device:CommandDevice",
     "analytic": "hwsearch.devices.analytic_device:AnalyticDevice",
     "simulated": "hwsearch.devices.simulated_device:SimulatedDevice",
@@ -67,6 +68,7 @@ EXPORTERS = {
     "onnx": "hwsearch.export.onnx_exporter:OnnxExporter",
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
+    "native": "hwsearch.native.exporter:NativeExporter",
 }
 EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",

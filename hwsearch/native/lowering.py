@@ -132,19 +132,23 @@ def lower(trace: Trace, dtypes: list[torch.dtype]) -> Network:
     for dtype in dtypes:
         if dtype not in (torch.float32, torch.int64):
             raise Unsupported(f"an input of type {dtype}")
-    for call in trace.calls:
-        if all(lowering.uses.get(output.number, 0) == 0 for output in call.outputs):
-            continue
-        handler = FUNCTIONS.get(call.name.removesuffix("_") if not call.name.startswith("__") else call.name)
-        if handler is None:
-            raise Unsupported(f"function {call.name}")
-        handler(lowering, call)
+    used = [call for call in trace.calls if any(output.number in lowering.uses for output in call.outputs)]
+    unknown = sorted({call.name for call in used if _plain_name(call) not in FUNCTIONS})
+    if unknown:
+        raise Unsupported(f"no kernel for {', '.join(unknown)}")
+    for call in used:
+        FUNCTIONS[_plain_name(call)](lowering, call)
     out = lowering.plain(lowering.ref(trace.output))
     if out.buffer < 0:
         raise Unsupported("an output that is an input")
     names = {torch.float32: "float", torch.int64: "int64_t"}
     inputs = tuple((value.shape[1:], names[dtype]) for value, dtype in zip(trace.inputs, dtypes, strict=True))
     return Network(tuple(lowering.nodes), tuple(lowering.buffers), inputs, out.buffer, out.shape)
+
+
+def _plain_name(call: Call) -> str:
+    """Returns the name of a function without what marks it as in-place: `relu` for `relu_`."""
+    return call.name if call.name.startswith("__") else call.name.removesuffix("_")
 
 
 def _values(things: Any) -> Any:
@@ -307,7 +311,7 @@ def _embedding(low: Lowering, call: Call) -> None:
     )
     if max_norm is not None:
         raise Unsupported("Embedding with max_norm")
-    if not isinstance(x, Value) or x.number not in self_inputs(low):
+    if not isinstance(x, Value) or x.number not in whole_inputs(low):
         raise Unsupported("an embedding of numbers that are computed")
     table = _array(weight)
     ref = low.refs[x.number]
@@ -318,7 +322,7 @@ def _embedding(low: Lowering, call: Call) -> None:
     low.give(call, Ref(node.output, (*ref.shape, dim), (rank, *range(rank)), 1), node)
 
 
-def self_inputs(low: Lowering) -> set[int]:
+def whole_inputs(low: Lowering) -> set[int]:
     """Returns the numbers of the inputs that hold whole numbers."""
     return {number for number, dtype in low.dtypes.items() if dtype is torch.int64}
 
@@ -657,7 +661,7 @@ def _attention(low: Lowering, call: Call) -> None:
 def _mask(low: Lowering, call: Call) -> None:
     """bool() of an input of whole numbers, 1 for the keys that may be seen."""
     x = call.args[0]
-    if not isinstance(x, Value) or x.number not in self_inputs(low) or len(x.shape) != 2:
+    if not isinstance(x, Value) or x.number not in whole_inputs(low) or len(x.shape) != 2:
         raise Unsupported("a mask that is computed")
     if call.name == "to" and call.args[1:] != (torch.bool,):
         raise Unsupported(f"a change of type to {call.args[1:]}")

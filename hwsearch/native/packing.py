@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ GROUP = 4
 """Outputs that share their inputs: HW_GROUP."""
 BLOCK_BYTES = 24 * 1024
 """Of a tile of inputs: what stays in a first-level cache of 32 KiB beside everything else."""
+MOST_COLUMNS = 1 << 16
 TILE = 7
 """Vectors of positions that are computed at a time: HW_TILE."""
 
@@ -97,14 +100,22 @@ def pack_groups(weight: FloatArray, *, stride: int, dense: bool = True, together
 
 
 def pack_vector(weight: FloatArray) -> IntArray:
-    """Returns the stream of `hw_sparse_vector`: per row the number of its non-zeros, then column and weight of each."""
+    """Returns the stream of `hw_sparse_vector`: per row the number of its non-zeros, their columns, their weights.
+
+    Args:
+        weight: (outputs, inputs), at most `MOST_COLUMNS` inputs.
+    """
     row, column = np.nonzero(weight)
-    entries = np.empty((len(row), 2), np.int32)
-    entries[:, 0] = column
-    entries[:, 1] = weight[row, column].view(np.int32)
-    counts = np.bincount(row, minlength=len(weight)).astype(np.int32)
-    starts = np.r_[0, np.cumsum(counts)[:-1]] if len(counts) else np.zeros(0, np.int64)
-    stream: IntArray = np.insert(entries.reshape(-1), 2 * starts, counts)
+    counts = np.bincount(row, minlength=len(weight)).astype(np.int64)
+    words = (counts + 1) // 2
+    starts = np.r_[0, np.cumsum(1 + words + counts)[:-1]] if len(counts) else np.zeros(0, np.int64)
+    stream = np.zeros(int((1 + words + counts).sum()), np.int32)
+    stream[starts] = counts
+    nth = np.arange(len(row)) - np.searchsorted(row, row)
+    halves = stream.view(np.uint16)
+    low = 0 if sys.byteorder == "little" else 1
+    halves[2 * (starts[row] + 1 + nth // 2) + (nth % 2 ^ low)] = column
+    stream[starts[row] + 1 + words[row] + nth] = weight[row, column].view(np.int32)
     return stream
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from hwsearch.native.forms import FORMS, Choose, pack
 from hwsearch.native.memory import Layout, plan_memory
 from hwsearch.native.nodes import ACTIVATIONS, Network, Node
-from hwsearch.native.packing import pack_vector
+from hwsearch.native.packing import MOST_COLUMNS, pack_vector
 from hwsearch.native.targets import Target, padded
 
 WEIGHTS = "model.bin"
@@ -168,7 +168,7 @@ def _vector(w: _Writer, i: int, node: Node) -> None:
     weight = node.weights["weight"]
     rows, inputs = weight.shape
     density = np.count_nonzero(weight) / max(weight.size, 1)
-    sparse = density < SPARSE_VECTOR
+    sparse = density < SPARSE_VECTOR and inputs <= MOST_COLUMNS
     form = "sparse" if sparse else "dense"
     w.forms.append(
         {"outputs": rows, "inputs": inputs, "positions": 1, "density": round(float(density), 4), "form": form}

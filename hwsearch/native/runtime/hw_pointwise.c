@@ -30,9 +30,7 @@ HW_TEMPLATE void hw_finish(hw_vec *acc, float *y, const float *residual, int act
         HW_EACH(v) acc[v] = hw_add(acc[v], hw_load(residual + v * HW_VL));
     switch (act) {
         HW_FINISH_AS(HW_RELU)
-        HW_FINISH_AS(HW_RELU6)
         HW_FINISH_AS(HW_HSWISH)
-        HW_FINISH_AS(HW_HSIGMOID)
     case HW_NONE: HW_EACH(v) hw_store(y + v * HW_VL, acc[v]); break;
     default: /* long ones in a loop, over memory: an index into acc would keep all of acc out of the registers */
         HW_EACH(v) hw_store(y + v * HW_VL, acc[v]);
@@ -235,20 +233,30 @@ static void hw_finish_vector(float *y, int rows, const float *residual, int act)
     }
 }
 
-/* stream: for every row n; n times: column, weight */
+/* stream: for every row n, (n + 1) / 2 words of two columns of 16 bits each, n weights: 6 bytes for a non-zero, since
+ * large classifiers are read from memory as fast as it gives them. */
 void hw_sparse_vector(const float *x, float *y, const int32_t *s, int rows, hw_epilogue then)
 {
     for (int row = 0; row < rows; row++) {
         int n = *s++;
+        const int32_t *w = s + (n + 1) / 2;
         float a = then.bias[row], b = 0.0f, c = 0.0f, d = 0.0f;
-        for (; n >= 4; n -= 4, s += 8) {
-            a += hw_bits(s[1]) * x[s[0]];
-            b += hw_bits(s[3]) * x[s[2]];
-            c += hw_bits(s[5]) * x[s[4]];
-            d += hw_bits(s[7]) * x[s[6]];
+        for (; n >= 4; n -= 4, s += 2, w += 4) {
+            uint32_t two = (uint32_t)s[0], more = (uint32_t)s[1];
+            a += hw_bits(w[0]) * x[two & 0xffff];
+            b += hw_bits(w[1]) * x[two >> 16];
+            c += hw_bits(w[2]) * x[more & 0xffff];
+            d += hw_bits(w[3]) * x[more >> 16];
         }
-        for (; n; n--, s += 2)
-            a += hw_bits(s[1]) * x[s[0]];
+        for (; n >= 2; n -= 2, s++, w += 2) {
+            uint32_t two = (uint32_t)s[0];
+            a += hw_bits(w[0]) * x[two & 0xffff];
+            b += hw_bits(w[1]) * x[two >> 16];
+        }
+        if (n) {
+            c += hw_bits(*w++) * x[(uint32_t)*s & 0xffff];
+        }
+        s = w;
         y[row] = (a + b) + (c + d);
     }
     hw_finish_vector(y, rows, then.residual, then.act);
