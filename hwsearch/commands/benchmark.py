@@ -50,7 +50,7 @@ class Comparison(BaseModel):
     tabular: Tabular | None = None
     synthetic: Synthetic | None = None
     references: dict[str, dict[str, float]] = Field(default_factory=dict)
-    engines: dict[str, EngineChoice | None] = Field(default_factory=lambda: {"pareto": None, "random": None})
+    engines: dict[str, EngineChoice | None] = Field(default_factory=lambda: dict.fromkeys(("pareto", "random")))
     levels: tuple[float, ...] = Field(default=(0.99, 0.999), min_length=1)
 
     def task(self) -> Task:
