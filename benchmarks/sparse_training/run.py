@@ -145,38 +145,39 @@ def record(model: nn.Module, data: Dataset, seconds: float) -> dict[str, object]
 
 def table(path: Path) -> None:
     results = json.loads(path.read_text())
-    # Splits of which everything is there: all methods are compared on the same answers.
-    wanted = [("dense", 0.0), *((name, level) for name in METHODS for level in LEVELS)]
-    seeds = [s for s in range(1000) if all(f"{name}|{level:g}|{s}" in results for name, level in wanted)]
 
-    def pooled(name: str, level: float) -> np.ndarray:
+    def splits(name: str) -> set[int]:
+        """Returns the splits of which all levels are there."""
+        levels = (0.0,) if name == "dense" else LEVELS
+        return {s for s in range(1000) if all(f"{name}|{level:g}|{s}" in results for level in levels)}
+
+    def pooled(name: str, level: float, seeds: list[int]) -> np.ndarray:
         rows = [results[f"{name}|{level:g}|{seed}"]["right"] for seed in seeds]
         return np.array([c == "1" for c in "".join(rows)])
 
-    def print_rows(names: list[str], against: Callable[[float], np.ndarray]) -> None:
-        print("| method | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
-        print("|---|" + "---|" * len(LEVELS))
+    def print_rows(names: list[str], other: str) -> None:
+        print("| method | splits | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
+        print("|---|---|" + "---|" * len(LEVELS))
         for name in names:
-            cells = []
-            for level in LEVELS:
-                right = pooled(name, level)
-                d = paired_difference(right, [against(level)])
+            seeds, cells = sorted(splits(name) & splits(other)), []
+            for level in LEVELS if seeds else ():
+                right = pooled(name, level, seeds)
+                d = paired_difference(right, [pooled(other, 0.0 if other == "dense" else level, seeds)])
                 cells.append(
                     f"{100 * right.mean():.2f} ({100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}])"
                 )
-            print(f"| {name} | " + " | ".join(cells) + " |")
+            print(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
 
-    dense, random = pooled("dense", 0.0), "random ERK mask"
-    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({len(seeds)} splits)")
+    dense = pooled("dense", 0.0, sorted(splits("dense")))
+    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({len(splits('dense'))} splits)")
     print("\naccuracy, % (points above dense [95 %])\n")
-    print_rows(list(METHODS), lambda level: dense)
+    print_rows(list(METHODS), "dense")
     print("\naccuracy, % (points above random ERK masks at the same level [95 %])\n")
-    print_rows([name for name in METHODS if name != random], lambda level: pooled(random, level))
-    print("\n| method | sparsity reached | seconds per training |\n|---|---|---|")
+    print_rows(list(METHODS)[1:], "random ERK mask")
+    print("\n| method | sparsity reached, % |\n|---|---|")
     for name in METHODS:
-        found = [[results[f"{name}|{level:g}|{seed}"] for seed in seeds] for level in LEVELS]
-        reached = ", ".join(f"{100 * np.mean([r['sparsity'] for r in rows]):.2f}" for rows in found)
-        print(f"| {name} | {reached} | {np.mean([r['seconds'] for rows in found for r in rows]):.1f} |")
+        found = [[results[f"{name}|{level:g}|{seed}"]["sparsity"] for seed in splits(name)] for level in LEVELS]
+        print(f"| {name} | {', '.join(f'{100 * np.mean(rows):.2f}' for rows in found)} |")
 
 
 if __name__ == "__main__":
