@@ -71,6 +71,7 @@ DEVICES = {
     "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
     "litert": "hwsearch.devices.litert_device:LiteRtDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
+    "native": "hwsearch.native.device:NativeDevice",
     "command": "hwsearch.devices.command_device:CommandDevice",
     "onnxruntime_web": "hwsearch.devices.web_device:OnnxRuntimeWebDevice",
     "litert_js": "hwsearch.devices.web_device:LiteRtJsDevice",
@@ -82,6 +83,7 @@ EXPORTERS = {
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
     "litert": "hwsearch.export.litert_exporter:LiteRtExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
+    "native": "hwsearch.native.exporter:NativeExporter",
 }
 RECIPES = {
     "fixed_mask": "hwsearch.training.recipes.masking:FixedMask",

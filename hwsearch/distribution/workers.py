@@ -53,7 +53,6 @@ class NetworkWorker:
         batch: examples at a time when scoring.
         threads: of torch while a job runs: rounding, and so weights, depend on it; None leaves them.
         has_weights: whether the super-network has any; False where only costs count.
-        precision: of networks whose space has no gene for it.
     """
 
     def __init__(
@@ -71,9 +70,7 @@ class NetworkWorker:
         batch: int = 256,
         threads: int | None = 1,
         has_weights: bool = True,
-        precision: str = "fp32",
     ) -> None:
-        self.precision = precision
         self.threads = threads
         self.supernet, self.dataset, self.exporters, self.batch = supernet, dataset, dict(exporters), batch
         self.admitted, self.engine_of, self.quantization_images = admitted, engine_of, quantization_images
