@@ -23,6 +23,7 @@ LEVELS = {
     "serve": 5,
     "build": 4,
     "loop": 4,
+    "warm": 4,
     "front": 4,
     "report": 4,
     "importers": 4,
