@@ -9,9 +9,10 @@ import argparse
 
 import numpy as np
 import torch
-from hwsearch.native.exporter import NativeExporter, open_artifact
 from timing import interleaved, machine, onnxruntime_call
 from torch import nn
+
+from hwsearch.native.exporter import NativeExporter, open_artifact
 
 SHAPES = ((96, 576, 14), (576, 96, 14), (40, 240, 28), (240, 40, 28), (160, 960, 7), (960, 160, 7))
 

@@ -11,10 +11,11 @@ import numpy as np
 import onnxruntime as ort
 import openvino as ov
 import torch
+from torch import Tensor, nn
+
 from hwsearch.devices.environment import cpu_model
 from hwsearch.export.onnx_exporter import OnnxExporter
 from hwsearch.export.openvino_exporter import OpenVinoExporter
-from torch import Tensor, nn
 
 Call = Callable[[], object]
 

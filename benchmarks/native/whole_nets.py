@@ -10,9 +10,10 @@ import time
 
 import numpy as np
 import torch
-from hwsearch.native.exporter import NativeExporter, open_artifact
 from nets import encoder, masked, mobilenet_v3
 from timing import interleaved, machine, onnxruntime_call, onnxruntime_int8_call, openvino_call
+
+from hwsearch.native.exporter import NativeExporter, open_artifact
 
 
 def main() -> None:
