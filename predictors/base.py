@@ -92,16 +92,23 @@ class Predictor(ABC):
     def interval(self, population: Population, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
         """Returns lower and upper ends, each (n,), between which a new measurement falls with probability `level`.
 
-        By default those of a normal; predictors that kept held-out errors use them.
+        Raises:
+            ValueError: level outside (0, 1).
+        """
+        return self.ends(self.predict(population), level)
+
+    def ends(self, prediction: Prediction, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """Returns `interval` of architectures that this predictor has already answered `prediction` for.
+
+        By default the ends of a normal; predictors that kept held-out errors use them.
 
         Raises:
             ValueError: level outside (0, 1).
         """
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, but got {level}.")
-        answer = self.predict(population)
-        half = float(ndtri(0.5 + level / 2)) * answer.std
-        return answer.mean - half, answer.mean + half
+        half = float(ndtri(0.5 + level / 2)) * prediction.std
+        return prediction.mean - half, prediction.mean + half
 
     @abstractmethod
     def state(self) -> State:

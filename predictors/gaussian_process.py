@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.base import FloatArray, LayerFunction
+from predictors.features import Features
 from predictors.gp import BlockGP
 from predictors.model import FeatureModel, Target
-from predictors.regression import HeldOut, Regressor, Sample
+from predictors.regression import HeldOut, Regressor, Sample, cross_fit
 from search_spaces.space import SearchSpace
+
+REFIT_ROWS = 160
+FOLDS = 8
 
 
 class GPRegressor(Regressor):
@@ -41,7 +45,7 @@ class GPRegressor(Regressor):
         self.linear, self.smooth = linear, smooth
         self.n_draws, self.few, self.rows, self.freedom = draws, few, rows, freedom
         self.processes_: list[BlockGP] = []
-        self._labels: FloatArray = np.zeros(0)
+        self._held = HeldOut(np.zeros(0), np.zeros(0))
 
     def fit(self, sample: Sample) -> GPRegressor:
         """Returns self, fitted; known standard errors are added to the noise that is learned."""
@@ -51,34 +55,40 @@ class GPRegressor(Regressor):
         process.fit(sample.x, sample.y, noise_std=sample.stds, noise_scale=1 / sample.weight)
         average = len(sample) <= self.few and self.n_draws > 0
         self.processes_ = process.draws(self.n_draws) if average else [process]
-        self._labels = sample.y
+        self._held = self._refit(sample, process) if len(sample) <= REFIT_ROWS else self._leave_one_out(sample.y)
         return self
+
+    def _refit(self, sample: Sample, process: BlockGP) -> HeldOut:
+        """Returns k-fold answers of processes whose hyperparameters were chosen without the fold.
+
+        With few rows the hyperparameters know each row too well for leave-one-out at fixed ones to be honest. The
+        optimiser starts where that of all rows ended.
+        """
+
+        def make() -> _Refit:
+            return _Refit(process)
+
+        return cross_fit(make, sample, k=FOLDS)
+
+    def _leave_one_out(self, labels: FloatArray) -> HeldOut:
+        error, std = self.processes_[0].leave_one_out()
+        return HeldOut(labels - error, std)
 
     def predict(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Returns mean and deviation of a new label, each (n,)."""
         answers = [process.predict(x, noise=True) for process in self.processes_]
-        return _mixture(np.stack([m for m, _ in answers]), np.stack([s for _, s in answers]), None)
+        return _mixture(np.stack([m for m, _ in answers]), np.stack([s for _, s in answers]))
 
     def held_out(self) -> HeldOut:
-        """Returns exact leave-one-out answers at the hyperparameters of all rows.
-
-        With several draws, each counts by how badly it foresees the row: 1 / its leave-one-out density, cut at the
-        root of their number times the mean (importance sampling leave-one-out, Vehtari et al. 2017, truncated).
-        """
-        errors, stds = zip(*(process.leave_one_out() for process in self.processes_), strict=True)
-        error, std = np.stack(errors), np.stack(stds)  # (draws, n)
-        log_ratio = 0.5 * (error / std) ** 2 + np.log(std)
-        ratio = np.exp(log_ratio - log_ratio.max(axis=0))
-        ratio = np.minimum(ratio, np.sqrt(len(ratio)) * ratio.mean(axis=0))
-        mean, spread = _mixture(self._labels - error, std, ratio)
-        return HeldOut(mean, spread)
+        """Returns k-fold answers with hyperparameters of their own up to 160 rows, beyond that leave-one-out ones."""
+        return self._held
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Returns what was learned as arrays; features and centre once, as all draws share them."""
         parts = [process.arrays() for process in self.processes_]
         shared = {name: parts[0][name] for name in ("x", "centre")}
         own = {f"{name}.{i}": part[name] for i, part in enumerate(parts) for name in part if name not in shared}
-        return {**shared, **own, "labels": self._labels}
+        return {**shared, **own, "held_mean": self._held.mean, "held_std": self._held.std}
 
     def settings(self) -> dict[str, Any]:
         """Returns the constructor's arguments and each process's."""
@@ -100,17 +110,34 @@ class GPRegressor(Regressor):
         for i, process in enumerate(settings["processes"]):
             own = {name.rsplit(".", 1)[0]: array for name, array in arrays.items() if name.endswith(f".{i}")}
             model.processes_.append(BlockGP.restore({**arrays, **own}, process))
-        model._labels = arrays["labels"]
+        model._held = HeldOut(arrays["held_mean"], arrays["held_std"])
         return model
 
 
-def _mixture(means: FloatArray, stds: FloatArray, ratio: FloatArray | None) -> tuple[FloatArray, FloatArray]:
-    """Returns mean and deviation (n,) of mixtures of normals (draws, n), weighted evenly or by `ratio`."""
+class _Refit:
+    """A process like another one, its hyperparameters chosen anew from where the other's ended."""
+
+    def __init__(self, like: BlockGP) -> None:
+        self.like = like
+        self.process = BlockGP(
+            like.widths, linear=like.linear, smooth=like.smooth, robust=True, iterations=12, freedom=like.freedom
+        )
+
+    def fit(self, sample: Sample) -> _Refit:
+        self.process.fit(
+            sample.x, sample.y, noise_std=sample.stds, noise_scale=1 / sample.weight, start=self.like.weights
+        )
+        return self
+
+    def predict(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return self.process.predict(x, noise=True)
+
+
+def _mixture(means: FloatArray, stds: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Returns mean and deviation (n,) of even mixtures of normals (draws, n)."""
     if len(means) == 1:
         return means[0], stds[0]
-    weight = np.full_like(means, 1 / len(means)) if ratio is None else ratio / ratio.sum(axis=0)
-    mean = (weight * means).sum(axis=0)
-    return mean, np.sqrt((weight * (stds**2 + (means - mean) ** 2)).sum(axis=0))
+    return means.mean(axis=0), np.sqrt((stds**2).mean(axis=0) + means.var(axis=0))
 
 
 class GaussianProcess(FeatureModel):
@@ -119,7 +146,7 @@ class GaussianProcess(FeatureModel):
     Args:
         space: of the populations.
         linear, smooth: parts of the process. freedom: prior deviation of a hyperparameter's logarithm.
-        sets, target, layers, batch: see `FeatureModel`.
+        sets, target, layers, batch, features: see `FeatureModel`.
     """
 
     kind = "gp"
@@ -137,6 +164,7 @@ class GaussianProcess(FeatureModel):
         target: Target = "raw",
         layers: LayerFunction | None = None,
         batch: int = 1,
+        features: Features | None = None,
     ) -> None:
         super().__init__(
             space,
@@ -144,5 +172,6 @@ class GaussianProcess(FeatureModel):
             target=target,
             layers=layers,
             batch=batch,
+            features=features,
             options={"linear": linear, "smooth": smooth, "freedom": freedom},
         )

@@ -12,6 +12,7 @@ from scipy.linalg import lapack, solve_triangular
 
 from predictors.base import FloatArray
 from predictors.gp_weights import JITTER, Choice, Rows, Weights, spread_rows, tail_weights
+from predictors.threads import one_thread
 
 __all__ = ["BlockGP", "Weights"]
 
@@ -72,6 +73,7 @@ class BlockGP:
         noise_std: FloatArray | None = None,
         noise_scale: FloatArray | None = None,
         weights: Weights | None = None,
+        start: Weights | None = None,
     ) -> BlockGP:
         """Returns self, conditioned on n rows.
 
@@ -81,7 +83,20 @@ class BlockGP:
             noise_std: (n,) known standard errors in the unit of y, added to the noise that is learned; NaN = 0.
             noise_scale: (n,) positive factors of the learned noise variance.
             weights: hyperparameters to use as they are; None chooses them.
+            start: where the choice begins.
         """
+        with one_thread(len(y)):
+            return self._fit(x, y, noise_std, noise_scale, weights, start)
+
+    def _fit(
+        self,
+        x: FloatArray,
+        y: FloatArray,
+        noise_std: FloatArray | None,
+        noise_scale: FloatArray | None,
+        weights: Weights | None,
+        start: Weights | None,
+    ) -> BlockGP:
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != self.edges[-1]:
             raise ValueError(f"x must have shape (n, {self.edges[-1]}), but got {x.shape}.")
@@ -100,7 +115,7 @@ class BlockGP:
         )
         centre = x.mean(axis=0)
         some = spread_rows(n, self.rows)
-        chosen = self._choice(data.only(some)).best(iterations=self.iterations) if weights is None else weights
+        chosen = weights or self._choice(data.only(some)).best(start, iterations=self.iterations)
         post = self._condition(data, chosen, centre, level, spread)
         heavy = data
         if self.robust and n >= ROBUST_ROWS:
@@ -124,10 +139,11 @@ class BlockGP:
         if self._seen is None or len(self._seen.y) < len(post.alpha):
             raise RuntimeError("draws must be taken right after a fit to at most `rows` rows.")
         out = []
-        for weights in self._choice(self._seen).draws(count, post.weights, seed=seed):
-            other = BlockGP(self.widths, linear=self.linear, smooth=self.smooth, robust=self.robust)
-            other._post = self._condition(self._seen, weights, post.centre, post.level, post.spread)
-            out.append(other)
+        with one_thread(len(post.alpha)):
+            for weights in self._choice(self._seen).draws(count, post.weights, seed=seed):
+                other = BlockGP(self.widths, linear=self.linear, smooth=self.smooth, robust=self.robust)
+                other._post = self._condition(self._seen, weights, post.centre, post.level, post.spread)
+                out.append(other)
         return out
 
     def _choice(self, rows: Rows) -> Choice:
@@ -201,6 +217,10 @@ class BlockGP:
             noise: add the noise of one label to the deviation.
             chunk: rows whose kernel with the training rows is in memory at once.
         """
+        with one_thread(len(self._posterior.alpha)):
+            return self._predict(x, noise=noise, chunk=chunk)
+
+    def _predict(self, x: FloatArray, *, noise: bool, chunk: int) -> tuple[FloatArray, FloatArray]:
         post = self._posterior
         mean, variance = np.empty(len(x)), np.empty(len(x))
         root, bent = self._root(post.x, post.weights)

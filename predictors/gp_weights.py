@@ -126,7 +126,8 @@ class Choice:
         alpha = lapack.dpotrs(lower, y, lower=1)[0]
         value = 0.5 * y @ alpha + np.log(np.diag(lower)).sum()
         inverse = lapack.dpotri(lower, lower=1)[0]
-        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        inverse += inverse.T  # only the lower triangle was filled
+        inverse[self._diagonal] *= 0.5
         pull = inverse - np.outer(alpha, alpha)  # d value / d cov = pull / 2
         slope = np.zeros(len(logs))
         if self.linear:

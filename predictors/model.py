@@ -21,6 +21,7 @@ from predictors.base import (
 )
 from predictors.features import Features
 from predictors.regression import HeldOut, Regressor, Sample
+from predictors.threads import one_thread
 from search_spaces.space import Population, SearchSpace
 
 Target = Literal["raw", "log"]
@@ -33,7 +34,7 @@ class FeatureModel(Predictor):
 
     The target is the value or its logarithm; an answer is the transform's inverse of the regressor's (of a logarithm:
     the median, which is what minimises relative errors). Deviations are scaled so that a normal interval of 90 % holds
-    90 % of held-out values; `interval` uses the held-out errors themselves (split conformal on leave-one-out errors,
+    90 % of held-out values; `ends` uses the held-out errors themselves (split conformal on leave-one-out errors,
     Vovk et al. 2005; here leave-one-out or k-fold, as the regressor does it).
 
     Args:
@@ -42,6 +43,7 @@ class FeatureModel(Predictor):
         target: `raw`, or `log` for positive values that are products rather than sums.
         layers: of the space's networks; needed by features of costs.
         batch: examples per call, for roofline features.
+        features: made before, instead of `sets`, `layers` and `batch`.
         options: of the regressor.
     """
 
@@ -56,12 +58,14 @@ class FeatureModel(Predictor):
         target: Target = "raw",
         layers: LayerFunction | None = None,
         batch: int = 1,
+        features: Features | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(space)
         if target not in ("raw", "log"):
             raise ValueError(f"target must be 'raw' or 'log', but got {target!r}.")
-        self.features = Features(space, self.default_sets if sets is None else sets, layers=layers, batch=batch)
+        sets = self.default_sets if sets is None else sets
+        self.features = Features(space, sets, layers=layers, batch=batch) if features is None else features
         self.target: Target = target
         self.options = dict(options or {})
         self.regressor()  # checks its options
@@ -88,7 +92,8 @@ class FeatureModel(Predictor):
         label_stds = stds / values if self.target == "log" else stds
         group = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
         sample = Sample(x, y, self.features.widths, label_stds, np.ones(len(y)), group)
-        self.regressor_ = self.regressor().fit(sample)
+        with one_thread(len(sample)):
+            self.regressor_ = self.regressor().fit(sample)
         held = self.regressor_.held_out()
         self.stretch_, self.scores_ = calibrate(held, y)
         return self
@@ -100,13 +105,13 @@ class FeatureModel(Predictor):
             return Prediction(mean, std)
         return Prediction(np.exp(mean), np.exp(mean) * std)
 
-    def interval(self, population: Population, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
-        """Returns lower and upper ends, each (n,), between which a new measurement falls with probability `level`."""
-        mean, std = self._answer(population)
-        half = std * quantile(self.scores_, level)
+    def ends(self, prediction: Prediction, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """Returns the ends of intervals that held-out errors were in as often as `level` says; see `Predictor.ends`."""
         if self.target == "raw":
-            return mean - half, mean + half
-        return np.exp(mean - half), np.exp(mean + half)
+            half = prediction.std * quantile(self.scores_, level)
+            return prediction.mean - half, prediction.mean + half
+        factor = np.exp(prediction.std / prediction.mean * quantile(self.scores_, level))
+        return prediction.mean / factor, prediction.mean * factor
 
     def held_out(self) -> Prediction:
         """Returns what fits without each training row say of it, in the order of the rows: mean and deviation (n,)."""
@@ -122,9 +127,10 @@ class FeatureModel(Predictor):
         if self.regressor_ is None:
             raise not_fitted(self)
         mean, std = np.empty(len(population)), np.empty(len(population))
-        for start in range(0, len(population), CHUNK):
-            part = slice(start, start + CHUNK)
-            mean[part], std[part] = self.regressor_.predict(self.features.matrix(population[part]))
+        with one_thread():
+            for start in range(0, len(population), CHUNK):
+                part = slice(start, start + CHUNK)
+                mean[part], std[part] = self.regressor_.predict(self.features.matrix(population[part]))
         return mean, std * self.stretch_
 
     def state(self) -> State:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from predictors.base import FloatArray, LayerFunction
+from predictors.features import Features
 from predictors.model import FeatureModel, Target
 from predictors.regression import HeldOut, Regressor, Sample, fold_of, precision_weights
 from search_spaces.space import SearchSpace
@@ -162,7 +163,7 @@ class NonNegative(FeatureModel):
     Args:
         space: of the populations.
         alphas: ridge strengths to choose from.
-        sets, target, layers, batch: see `FeatureModel`.
+        sets, target, layers, batch, features: see `FeatureModel`.
     """
 
     kind = "non_negative"
@@ -178,5 +179,14 @@ class NonNegative(FeatureModel):
         target: Target = "raw",
         layers: LayerFunction | None = None,
         batch: int = 1,
+        features: Features | None = None,
     ) -> None:
-        super().__init__(space, sets=sets, target=target, layers=layers, batch=batch, options={"alphas": list(alphas)})
+        super().__init__(
+            space,
+            sets=sets,
+            target=target,
+            layers=layers,
+            batch=batch,
+            features=features,
+            options={"alphas": list(alphas)},
+        )

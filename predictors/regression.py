@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,19 @@ def fold_of(group: NDArray[np.intp], k: int) -> NDArray[np.intp]:
     return fold[member.ravel()]
 
 
-def cross_fit(make: Callable[[], Regressor], sample: Sample, *, k: int = 10) -> HeldOut:
+class Fits(Protocol):
+    """What `cross_fit` needs of a regressor."""
+
+    def fit(self, sample: Sample) -> Fits:
+        """Returns self, fitted."""
+        ...
+
+    def predict(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Returns mean and deviation, each (n,)."""
+        ...
+
+
+def cross_fit(make: Callable[[], Fits], sample: Sample, *, k: int = 10) -> HeldOut:
     """Returns held-out answers by k-fold refitting; a single group is answered by the mean of the labels."""
     fold = fold_of(sample.group, k)
     mean, std = np.full(len(sample), float(sample.y.mean())), np.full(len(sample), float(sample.y.std()) + 1e-300)

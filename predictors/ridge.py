@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.base import FloatArray, LayerFunction
+from predictors.features import Features
 from predictors.model import FeatureModel, Target
 from predictors.regression import HeldOut, Regressor, Sample, precision_weights
 from search_spaces.space import SearchSpace
@@ -153,7 +154,7 @@ class Ridge(FeatureModel):
     Args:
         space: of the populations.
         alphas: strengths to choose from.
-        sets, target, layers, batch: see `FeatureModel`.
+        sets, target, layers, batch, features: see `FeatureModel`.
     """
 
     kind = "ridge"
@@ -169,5 +170,14 @@ class Ridge(FeatureModel):
         target: Target = "raw",
         layers: LayerFunction | None = None,
         batch: int = 1,
+        features: Features | None = None,
     ) -> None:
-        super().__init__(space, sets=sets, target=target, layers=layers, batch=batch, options={"alphas": list(alphas)})
+        super().__init__(
+            space,
+            sets=sets,
+            target=target,
+            layers=layers,
+            batch=batch,
+            features=features,
+            options={"alphas": list(alphas)},
+        )

@@ -1,6 +1,6 @@
 """How many distinct MobileNetV3 subnets a minute are exported, loaded and measured with the `fast` protocol.
 
-python -m benchmarks.measurement.loop [--n 60] [--side 128] [--group 8] [--clock cpu]
+python -m benchmarks.measurement.loop [--n 60] [--side 128] [--group 8]
 """
 
 from __future__ import annotations

@@ -6,13 +6,17 @@ controls are an arbitrary random configuration of the same sparsity and the dens
 
 python benchmarks/random_search_sparse/run.py --out results.json [--seeds 10] [--draws 200] [--epochs 40]
 python benchmarks/random_search_sparse/run.py --table results.json [--figure curves.png]
+
+Every result is written when it is there; the same command goes on. --seconds stops between two trainings.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from hwsearch.data.digits import DigitsSpec
 from hwsearch.data.preprocessing import Preprocessing
 from hwsearch.data.spec import DataSpec, array_dataset
 from hwsearch.evaluation import correct_answers
+from hwsearch.runfolder import write_atomic
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.network_training import train_network
 
@@ -125,7 +130,9 @@ def holdout_loss(model: nn.Module, data: Dataset) -> float:
     return float(F.cross_entropy(model(x), y))
 
 
-def run(out: Path, seeds: int, draws: int, epochs: int) -> None:
+def run(out: Path, seeds: int, draws: int, epochs: int, seconds: float) -> bool:
+    """Returns whether everything is there; otherwise the time was over."""
+    begun = time.perf_counter()
     results = json.loads(out.read_text()) if out.exists() else {}
     for name, source in SOURCES.items():
         for seed in range(seeds):
@@ -137,6 +144,8 @@ def run(out: Path, seeds: int, draws: int, epochs: int) -> None:
             for sparsity in SPARSITIES:
                 if f"{name}|{sparsity}|random|{seed}" in results:
                     continue
+                if time.perf_counter() - begun > seconds:
+                    return False
                 dense = parent(dataset, seed)
                 rng = np.random.default_rng([seed, int(1000 * sparsity)])
                 candidates = [draw(sparsity, rng) for _ in range(draws)]
@@ -145,7 +154,8 @@ def run(out: Path, seeds: int, draws: int, epochs: int) -> None:
                 arbitrary = draw(sparsity, rng)
                 for kind, nodes in (("searched", candidates[best]), ("random", arbitrary)):
                     results[f"{name}|{sparsity}|{kind}|{seed}"] = trained(cut(dense, nodes), dataset, epochs, seed)
-                out.write_text(json.dumps(results))
+                write_atomic(out, json.dumps(results).encode())
+    return True
 
 
 def pooled(results: dict[str, Any], name: str, sparsity: float | int, kind: str) -> list[dict[str, Any]]:
@@ -231,12 +241,15 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=inf)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not args.table:
-        run(args.out, args.seeds, args.draws, args.epochs)
+        finished = run(args.out, args.seeds, args.draws, args.epochs, args.seconds)
+        if not finished:
+            raise SystemExit(3)
     table(args.table or args.out)
     if args.figure:
         figure(args.table or args.out, args.figure)

@@ -1,7 +1,9 @@
 """Digits: accuracy of every sparse training recipe at 50/80/90/95 % sparsity, one budget of steps for all.
 
-python benchmarks/sparse_training/run.py --out results.json [--seeds 5] [--epochs 60] [--methods gmp rigl]
+python benchmarks/sparse_training/run.py --out results.json [--seeds 0 1 2 3 4] [--epochs 60] [--methods GMP RigL]
 python benchmarks/sparse_training/run.py --table results.json
+
+Every result is written when it is there; the same command goes on. --seconds stops between two trainings.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from torch import nn
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.digits import DigitsSpec
 from hwsearch.evaluation import correct_answers
+from hwsearch.runfolder import write_atomic
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.network_training import train_network
 from hwsearch.training.recipes.base import Recipe, prunable, sparsity_of
@@ -102,28 +106,32 @@ METHODS: dict[str, Callable[[Dataset, float, int, int, nn.Module], nn.Module]] =
     "WGSEF (filters)": in_training(lambda s: GroupEnvelope(sparsity=s)),
     "Lottery Jackpots": after_training(lambda s: LotteryJackpots(sparsity=s)),
 }
+AFTER = ("magnitude one-shot", "Lottery Jackpots")
 
 
-def run(out: Path, seeds: int, epochs: int, methods: list[str]) -> None:
+def run(out: Path, seeds: list[int], epochs: int, methods: list[str], seconds: float) -> bool:
+    """Returns whether everything is there; otherwise the time was over."""
     results = json.loads(out.read_text()) if out.exists() else {}
-    for seed in range(seeds):
+    begun = time.perf_counter()
+    for seed in seeds:
         data = DigitsSpec(size=8, seed=seed).open()
-        key = f"dense|0|{seed}"
-        if key not in results:
-            model = network(seed)
-            train_network(model, data, settings(epochs, seed))
-            results[key] = record(model, data, 0.0)
+        wanted = [("dense", 0.0), *((name, sparsity) for name in methods for sparsity in LEVELS)]
+        missing = [(name, s) for name, s in wanted if f"{name}|{s:g}|{seed}" not in results]
         partial = network(seed)
-        train_network(partial, data, settings(2 * epochs // 3, seed))
-        for name in methods:
-            for sparsity in LEVELS:
-                key = f"{name}|{sparsity}|{seed}"
-                if key in results:
-                    continue
-                started = time.perf_counter()
+        if any(name in AFTER for name, _ in missing):
+            train_network(partial, data, settings(2 * epochs // 3, seed))
+        for name, sparsity in missing:
+            if time.perf_counter() - begun > seconds:
+                return False
+            started = time.perf_counter()
+            if name == "dense":
+                model = network(seed)
+                train_network(model, data, settings(epochs, seed))
+            else:
                 model = METHODS[name](data, sparsity, epochs, seed, partial)
-                results[key] = record(model, data, time.perf_counter() - started)
-                out.write_text(json.dumps(results))
+            results[f"{name}|{sparsity:g}|{seed}"] = record(model, data, time.perf_counter() - started)
+            write_atomic(out, json.dumps(results).encode())
+    return True
 
 
 def record(model: nn.Module, data: Dataset, seconds: float) -> dict[str, object]:
@@ -137,40 +145,53 @@ def record(model: nn.Module, data: Dataset, seconds: float) -> dict[str, object]
 
 def table(path: Path) -> None:
     results = json.loads(path.read_text())
+    # Splits of which everything is there: all methods are compared on the same answers.
+    wanted = [("dense", 0.0), *((name, level) for name in METHODS for level in LEVELS)]
+    seeds = [s for s in range(1000) if all(f"{name}|{level:g}|{s}" in results for name, level in wanted)]
 
-    def pooled(name: str, level: float | int) -> np.ndarray | None:
-        rows = [v["right"] for k, v in sorted(results.items()) if k.startswith(f"{name}|{level}|")]
-        return np.array([c == "1" for c in "".join(rows)]) if rows else None
+    def pooled(name: str, level: float) -> np.ndarray:
+        rows = [results[f"{name}|{level:g}|{seed}"]["right"] for seed in seeds]
+        return np.array([c == "1" for c in "".join(rows)])
 
-    dense = pooled("dense", 0)
-    assert dense is not None
-    seeds = sum(k.startswith("dense|") for k in results)
-    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({seeds} splits)\n")
-    print("| method | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
-    print("|---|" + "---|" * len(LEVELS))
+    def print_rows(names: list[str], against: Callable[[float], np.ndarray]) -> None:
+        print("| method | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
+        print("|---|" + "---|" * len(LEVELS))
+        for name in names:
+            cells = []
+            for level in LEVELS:
+                right = pooled(name, level)
+                d = paired_difference(right, [against(level)])
+                cells.append(
+                    f"{100 * right.mean():.2f} ({100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}])"
+                )
+            print(f"| {name} | " + " | ".join(cells) + " |")
+
+    dense, random = pooled("dense", 0.0), "random ERK mask"
+    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({len(seeds)} splits)")
+    print("\naccuracy, % (points above dense [95 %])\n")
+    print_rows(list(METHODS), lambda level: dense)
+    print("\naccuracy, % (points above random ERK masks at the same level [95 %])\n")
+    print_rows([name for name in METHODS if name != random], lambda level: pooled(random, level))
+    print("\n| method | sparsity reached | seconds per training |\n|---|---|---|")
     for name in METHODS:
-        cells = []
-        for level in LEVELS:
-            right = pooled(name, level)
-            if right is None or len(right) != len(dense):
-                cells.append("-")
-                continue
-            d = paired_difference(right, [dense])
-            cells.append(f"{100 * right.mean():.2f} ({100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}])")
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        found = [[results[f"{name}|{level:g}|{seed}"] for seed in seeds] for level in LEVELS]
+        reached = ", ".join(f"{100 * np.mean([r['sparsity'] for r in rows]):.2f}" for rows in found)
+        print(f"| {name} | {reached} | {np.mean([r['seconds'] for rows in found for r in rows]):.1f} |")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("sparse_training.json"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of splits and weights")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seconds", type=float, default=inf)
     parser.add_argument("--table", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.table:
         table(args.table)
     else:
-        run(args.out, args.seeds, args.epochs, args.methods)
+        if not run(args.out, args.seeds, args.epochs, args.methods, args.seconds):
+            raise SystemExit(3)
         table(args.out)

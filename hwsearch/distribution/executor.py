@@ -226,6 +226,11 @@ class Executor(ABC):
         """How many jobs were submitted and have not been started."""
         return len(self._evaluations) + sum(len(queue) for queue in self._measurements.values())
 
+    @property
+    def broken(self) -> dict[str, str]:
+        """Device whose lane cannot be made -> why."""
+        return {s.device: s.broken for s in self.slots if s.device is not None and s.broken is not None}
+
     def submit(self, job: Job) -> None:
         """Queues a job."""
         if isinstance(job, EvaluateJob):

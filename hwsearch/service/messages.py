@@ -73,7 +73,7 @@ class Column(BaseModel):
     unit: str
     kind: Literal["predicted", "exact"]
     model: str
-    interval: str = Field(description="How it was made: `normal`, or `exact` for what is computed.")
+    interval: str = Field(description="What it comes from: `held-out errors`, a `normal`, or `exact`.")
     mean: list[float | None]
     std: list[float | None]
     lower: list[float | None]

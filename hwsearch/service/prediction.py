@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from hwsearch.service.catalog import Catalog, Entry, RequestError, TooLargeError
-from predictors.base import FloatArray
+from predictors.base import FloatArray, Predictor
 from search_spaces.space import Population, SearchSpace
 
 
@@ -127,7 +126,8 @@ def _explain(space: SearchSpace, i: int, name: str, value: Any) -> None:
 def answers(catalog: Catalog, rows: Population, entries: Sequence[Entry], *, level: float) -> list[Answer]:
     """Returns what each entry says about canonical rows (n, g).
 
-    An interval is that of a normal with the predicted mean and deviation, and of one point for exact costs.
+    An interval is the predictor's own: from its held-out errors where it kept them, else that of a normal with the
+    predicted mean and deviation. That of an exact cost is one point.
 
     Args:
         catalog: of the entries.
@@ -135,7 +135,6 @@ def answers(catalog: Catalog, rows: Population, entries: Sequence[Entry], *, lev
         entries: of the catalog.
         level: probability that a new measurement lies in the interval, in (0, 1).
     """
-    z = float(ndtri(0.5 + level / 2))
     costs = None
     found = []
     for entry in entries:
@@ -148,9 +147,10 @@ def answers(catalog: Catalog, rows: Population, entries: Sequence[Entry], *, lev
             found.append(Answer(entry, mean, np.zeros(len(rows)), mean, mean, "exact", inside))
             continue
         prediction = entry.predictor.predict(rows)
-        mean, std = prediction.mean, prediction.std
-        outside = None if entry.range is None else entry.range.outside(catalog.space, rows, stds=std)
-        found.append(Answer(entry, mean, std, mean - z * std, mean + z * std, "normal", outside))
+        lower, upper = entry.predictor.ends(prediction, level)
+        outside = None if entry.range is None else entry.range.outside(catalog.space, rows, stds=prediction.std)
+        kind = "normal" if type(entry.predictor).ends is Predictor.ends else "held-out errors"
+        found.append(Answer(entry, prediction.mean, prediction.std, lower, upper, kind, outside))
     return found
 
 

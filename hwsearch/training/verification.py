@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -171,3 +171,76 @@ def verify(
         accuracies = tuple(float(r.mean()) for r in results)
         controls.append(Control(name, accuracies, paired_difference(found, results)))
     return Verification(float(found.mean()), sparsity_of(masks) if masks else 0.0, tuple(controls))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that was evaluated.
+
+    Args:
+        key: of its architecture.
+        accuracy: share of examples.
+        dense: has no masked weight.
+        costs: name -> value, smaller is better: `nonzeros`, `latency_ms@cpu`, ...
+    """
+
+    key: str
+    accuracy: float
+    dense: bool
+    costs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class SmallDense:
+    """A sparse network and the best dense one that costs no more.
+
+    Args:
+        key: of the sparse network.
+        cost: which cost is compared.
+        value: of the sparse network.
+        accuracy: of the sparse network.
+        dense_key: of the best dense network whose cost is at most that; None if there is none.
+        dense_value: its cost.
+        dense_accuracy: its accuracy.
+    """
+
+    key: str
+    cost: str
+    value: float
+    accuracy: float
+    dense_key: str | None
+    dense_value: float | None
+    dense_accuracy: float | None
+
+
+def against_small_dense(
+    candidates: Sequence[Candidate], *, keys: Collection[str], slack: float = 0.02
+) -> list[SmallDense]:
+    """Returns, per sparse network and cost, the most accurate dense candidate whose cost is no larger.
+
+    Large-sparse against small-dense: To prune, or not to prune (Zhu and Gupta 2017).
+
+    Args:
+        candidates: all that were evaluated, on the same data.
+        keys: which sparse networks to compare.
+        slack: share by which the dense network may cost more: two latencies are never equal.
+    """
+    rows = []
+    for sparse in candidates:
+        if sparse.dense or sparse.key not in keys:
+            continue
+        for cost, value in sparse.costs.items():
+            fitting = [c for c in candidates if c.dense and c.costs.get(cost, inf) <= value * (1.0 + slack)]
+            best = max(fitting, key=lambda c: c.accuracy, default=None)
+            rows.append(
+                SmallDense(
+                    sparse.key,
+                    cost,
+                    value,
+                    sparse.accuracy,
+                    None if best is None else best.key,
+                    None if best is None else best.costs[cost],
+                    None if best is None else best.accuracy,
+                )
+            )
+    return rows

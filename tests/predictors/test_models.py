@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from predictors.base import Predictor
+from predictors.ensemble import DeepEnsemble
 from predictors.gaussian_process import GaussianProcess
 from predictors.model import calibrate, quantile
 from predictors.non_negative import NonNegative, NonNegativeRegressor
 from predictors.regression import HeldOut, Sample, cross_fit, fold_of
 from predictors.ridge import Ridge, RidgeRegressor
+from predictors.svr import SupportVectors
+from predictors.trees import BoostedTrees
 from search_spaces.space import SearchSpace
 from tests.contracts.predictor_contract import PredictorContract, example_space, example_values
 
@@ -101,3 +104,35 @@ def test_intervals_cover(make) -> None:
     low, high = make(space).fit(rows[:100], values[:100]).interval(rows[100:])
     inside = ((low <= values[100:]) & (values[100:] <= high)).mean()
     assert 0.82 <= inside <= 0.98  # 100 scores: 3 % deviation of the coverage
+
+
+class TestSupportVectors(PredictorContract):
+    tolerance = 0.4
+
+    def make(self, space: SearchSpace) -> Predictor:
+        return SupportVectors(space)
+
+
+class TestBoostedTrees(PredictorContract):
+    tolerance = 0.5
+
+    def make(self, space: SearchSpace) -> Predictor:
+        return BoostedTrees(space, rounds=80)
+
+
+class TestDeepEnsemble(PredictorContract):
+    tolerance = 0.4
+    unit_tolerance = 0.02
+
+    def make(self, space: SearchSpace) -> Predictor:
+        return DeepEnsemble(space, steps=80)
+
+
+def test_arguments_are_checked() -> None:
+    space = example_space()
+    with pytest.raises(ValueError, match="epsilon must be at least 0, but got -1"):
+        SupportVectors(space, epsilon=-1)
+    with pytest.raises(ValueError, match="rounds must be at least 1 and k at least 2, but got 0"):
+        BoostedTrees(space, rounds=0)
+    with pytest.raises(ValueError, match="members must be at least 2, but got 1"):
+        DeepEnsemble(space, members=1)

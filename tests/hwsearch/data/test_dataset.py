@@ -8,6 +8,7 @@ import torch
 
 from hwsearch.data.augmentation import Augmentation
 from hwsearch.data.dataset import ArraySplit, Dataset
+from hwsearch.data.prepared import prepared
 from hwsearch.data.preprocessing import Preprocessing
 
 PLAIN = Preprocessing(1.0, (0.0,), (1.0,))
@@ -139,3 +140,14 @@ def test_only_shuffled_batches_are_augmented():
     assert torch.equal(next(s.batches(4))[0], split().inputs(np.arange(4)))
     shifted = next(s.shuffled(4, np.random.default_rng(1)))[0]
     assert (shifted == 0).sum() > (split().inputs(np.arange(4)) == 0).sum()
+
+
+def test_prepared_data_are_the_same_rows_seen_otherwise():
+    half = prepared(dataset(), lambda x: x[:, :, ::2, ::2] + 1.0)
+    assert half.input_shape == (1, 2, 2)
+    assert half.digests() == dataset().digests()
+    x, y = next(half.train.batches(4))
+    assert torch.equal(x, dataset().train.inputs(np.arange(4))[:, :, ::2, ::2] + 1.0)
+    assert y.tolist() == [0, 1, 0, 1]
+    shuffled = next(half.train.shuffled(4, np.random.default_rng(0)))[0]
+    assert sorted(shuffled[:, 0, 0, 0].tolist()) == [1, 2, 3, 4]

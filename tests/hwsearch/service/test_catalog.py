@@ -8,11 +8,14 @@ import pytest
 import served
 
 from hwsearch.errors import UserError
+from hwsearch.results import Evaluation
+from hwsearch.runfolder import RunFolder
 from hwsearch.service.catalog import Catalog, RequestError
 from hwsearch.service.loading import load
+from hwsearch.study import Study, open_storage
 from predictors.files import PredictorFileError
 from search_spaces.genes import Gene
-from search_spaces.space import SearchSpace
+from search_spaces.space import SearchSpace, not_in
 
 
 def test_names_devices_and_directions(catalog: Catalog) -> None:
@@ -127,3 +130,19 @@ def test_a_file_that_does_not_say_its_range(tmp_path: Path) -> None:
     path = served.write(tmp_path / "a.safetensors", "latency_ms", "cpu", "ms", notes=False)
     assert load([path], plan_of=served.plan_of).entries["latency_ms@cpu"].range is None
     np.testing.assert_array_equal(load([path], plan_of=served.plan_of).trials.rows.shape, (0, 6))
+
+
+def test_a_study_that_is_only_read_records_nothing(run: Path) -> None:
+    plan = served.plan_of(RunFolder(run).load_config(), "test")
+    study = Study(
+        plan.config.name,
+        plan.space,
+        objectives=plan.objectives,
+        devices=plan.measured,
+        storage=open_storage(None, RunFolder(run).journal),
+        read_only=True,
+    )
+    rows = plan.space.enumerate()
+    (index,) = study.start(rows[not_in(rows, np.stack([t.row for t in study.trials]))][:1])
+    with pytest.raises(RuntimeError, match="must be opened for writing to record trials, but it was opened read-only"):
+        study.record(index, Evaluation({"accuracy": 1.0}, 0.1))

@@ -71,7 +71,7 @@ def test_answers_are_the_predictors_own(catalog: Catalog) -> None:
     (answer,) = answers(catalog, rows, entries, level=0.9)
     direct = entries[0].predictor.predict(rows)
     np.testing.assert_array_equal(answer.mean, direct.mean)
-    np.testing.assert_allclose(answer.upper - answer.lower, 2 * 1.6448536 * direct.std)
+    np.testing.assert_array_equal((answer.lower, answer.upper), entries[0].predictor.interval(rows, 0.9))
     # The files were made without kernel 7 in the first layer.
     np.testing.assert_array_equal(answer.outside[rows[:, 1] == 2], True)
 
@@ -81,7 +81,7 @@ def test_intervals_grow_with_their_level(catalog: Catalog) -> None:
         predict(catalog, LEAST, metrics=["accuracy"], level=level)["predictions"][0] for level in (0.5, 0.99)
     )
     assert wide["lower"][0] < narrow["lower"][0] < narrow["mean"][0] < narrow["upper"][0] < wide["upper"][0]
-    assert narrow["interval"] == "normal"
+    assert narrow["interval"] == "held-out errors"
 
 
 def test_exact_costs_are_points(run_catalog: Catalog) -> None:
