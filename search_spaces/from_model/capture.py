@@ -100,6 +100,9 @@ def capture(
     graph = program.graph
     places = [node for node in graph.nodes if node.op == "placeholder"]
     inputs = tuple(node.name for node in places if node.name not in tensors)
+    one_name: dict[int, str] = {}  # a tied tensor goes by the name under which the graph reads it
+    for node in sorted((n for n in places if n.name in tensors), key=lambda n: not n.users):
+        tensors[node.name] = one_name.setdefault(id(values[tensors[node.name]]), tensors[node.name])
     for node in places:
         if node.name in inputs and not isinstance(node.meta["val"].shape[0], torch.SymInt):
             raise CaptureError(
@@ -123,8 +126,10 @@ def capture(
     )
 
 
-def _arguments(example: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """Returns positional and keyword inputs with a batch of at least 2: torch.export takes a batch of 1 for a constant."""
+def _arguments(
+    example: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor],
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Returns positional and keyword inputs with a batch of at least 2: torch.export takes a 1 for a constant."""
     args: tuple[Tensor, ...] = ()
     kwargs: dict[str, Tensor] = {}
     if isinstance(example, Tensor):
@@ -148,9 +153,13 @@ def _choose_output(graph: fx.Graph, spec: Any, output: str | None) -> None:
     node = next(n for n in graph.nodes if n.op == "output")
     structure = _plain(pytree.tree_unflatten(list(node.args[0]), spec))
     if output is not None:
-        known = structure if isinstance(structure, dict) else dict(enumerate(structure)) if isinstance(
-            structure, tuple | list
-        ) else {}
+        known = (
+            structure
+            if isinstance(structure, dict)
+            else dict(enumerate(structure))
+            if isinstance(structure, tuple | list)
+            else {}
+        )
         found = [value for key, value in known.items() if str(key) == output]
         if not found:
             raise CaptureError(f"output must be one of {[str(k) for k in known]}, but got {output!r}.")

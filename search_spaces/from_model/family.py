@@ -11,14 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from search_spaces.architecture import Architecture
 from search_spaces.from_model.capture import Captured, capture
-from search_spaces.from_model.groups import Fixed, WidthGroup, energies, width_groups
+from search_spaces.from_model.groups import width_groups
+from search_spaces.from_model.importance import CRITERIA, importance
 from search_spaces.from_model.layer_costs import Choices, layer_specs
 from search_spaces.from_model.layer_rules import LAYER_RULES
 from search_spaces.from_model.layers_of import layer_of
 from search_spaces.from_model.rebuild import Selection, live_nodes, rebuild
+from search_spaces.from_model.repair import REPAIRS, repair, residual_readers
+from search_spaces.from_model.repair import seen as layer_seen
 from search_spaces.from_model.residuals import Branch, branches
 from search_spaces.from_model.shape_rules import SHAPE_RULES
 from search_spaces.from_model.units import Label
@@ -31,6 +35,8 @@ from search_spaces.space import SearchSpace
 from search_spaces.supernet import ChannelGroup, Columns, Family, _slots
 
 CACHE = 64
+MAX_ACTIVATIONS = 400
+"""Remembered layer inputs and outputs of the original on calibration batches."""
 SMALLEST_RANKED = 16
 """Layers with fewer inputs or outputs are not factorised."""
 
@@ -46,6 +52,8 @@ class SpaceOptions:
         ranks: shares of the full rank at which linear layers and convolutions may be factorised; none by default.
         multiple: kept channels are a multiple of this where possible (what the device prefers: 8, 16, 32).
         fixed: paths of modules whose widths stay.
+        importance: criterion that orders channels and heads, see `importance.importance`.
+        repair: `none`, `bias` or `least_squares`: what is done to every extracted subnet, with calibration data.
     """
 
     ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -54,11 +62,16 @@ class SpaceOptions:
     ranks: tuple[float, ...] = ()
     multiple: int = 1
     fixed: tuple[str, ...] = ()
+    importance: str = "group"
+    repair: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("ratios", "ranks"):
             if any(not 0.0 < r <= 1.0 for r in getattr(self, name)):
                 raise ValueError(f"{name} must be in (0, 1], but got {list(getattr(self, name))}.")
+        for name, known in (("importance", CRITERIA), ("repair", REPAIRS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {list(known)}, but got {getattr(self, name)!r}.")
         if self.multiple < 1:
             raise ValueError(f"multiple must be at least 1, but got {self.multiple}.")
 
@@ -69,7 +82,7 @@ class FromModel(Family):
     | genes, in this order | choices | active |
     |---|---|---|
     | {branch}.keep | 0, 1: a residual branch stays | while the branches around it stay |
-    | {layer}.width, .heads, .groups | how many channels, heads or groups stay: the most important ones | while all layers of this width are there |
+    | {layer}.width, .heads, .groups | how many channels, heads or groups stay | while its layers are there |
     | {layer}.kernel | sides of a depthwise kernel | while the layer is there |
     | {layer}.rank | share of the full rank; 1.0: not factorised | while the layer is there |
 
@@ -78,9 +91,12 @@ class FromModel(Family):
     Args:
         captured: the module as a graph.
         options: what may change.
-    """  # fmt: skip
+    """
 
     name = "from_model"
+    has_weights = True
+    examples_are_random = False
+    """Whether the captured examples stand for any numbers of their shape."""
 
     def __init__(self, captured: Captured, options: SpaceOptions) -> None:
         self.captured, self.options = captured, options
@@ -89,9 +105,7 @@ class FromModel(Family):
             if any(producer.name == f or producer.name.startswith(f"{f}.") for f in options.fixed):
                 self.state.coupling.pin(producer.label, "is listed in `fixed`")
         self.units = self.state.coupling.solve()
-        self.groups, self.fixed = width_groups(
-            self.state, self.units, ratios=options.ratios, multiple=options.multiple
-        )
+        self.groups, self.fixed = width_groups(self.state, self.units, ratios=options.ratios, multiple=options.multiple)
         self.branches: list[Branch] = branches(captured) if options.depth else []
         live = live_nodes(captured, ())
         self._live = [n for n in captured.graph.nodes if n in live]
@@ -101,10 +115,13 @@ class FromModel(Family):
         self._holding = self._holders()
         self.space = SearchSpace(self._genes())
         self.input_shape = tuple(captured.example[0].shape[1:])
+        self.calibration: list[tuple[Tensor, ...]] = []
+        self._readers: dict[str, tuple[str, ...]] | None = None
+        self._activations: dict[tuple[str, int, str], Tensor] = {}
         self._selections: OrderedDict[str, Selection] = OrderedDict()
         self._factors: OrderedDict[tuple[Any, ...], nn.Sequential] = OrderedDict()
         self._label_sizes: dict[bytes, tuple[int, list[tuple[str, NDArray[np.int64]]]]] = {}
-        self.reorder({n: v.detach().double().square().numpy() for n, v in self._weights().items()})
+        self.order_by(importance(self, "group"))
         whole = rebuild(self.state, self.selection(self.space.largest()), name=self._class_name)
         self._names = dict(whole.names)
         first = _slots(whole.module)
@@ -193,17 +210,21 @@ class FromModel(Family):
 
     # -- order of importance -------------------------------------------------------------------------
 
-    def _weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """Returns the floating parameters of the user's module that the graph reads, by name; live."""
         names = [name for name in self.state.parameters if self.captured.values[name].is_floating_point()]
-        return {name: self.captured.values[name] for name in names if isinstance(self.captured.values[name], nn.Parameter)}
+        return {
+            name: self.captured.values[name] for name in names if isinstance(self.captured.values[name], nn.Parameter)
+        }
 
-    def reorder(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
-        """Sorts the units of every width by importance: the first ones stay longest.
+    def calibrate(self, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        """Orders the units by the criterion of the options and keeps the data for repair.
 
         Args:
-            scores: tensor -> importance of its single weights, non-negative, of its shape.
+            batches: calibration inputs, each as the model takes them; may be none where the criterion needs none.
         """
-        self.order_by(energies(self.state, self.units, scores))
+        self.calibration = list(batches)
+        self.order_by(importance(self, self.options.importance, batches))
 
     def order_by(self, importance: NDArray[np.float64]) -> None:
         """Sorts the units of every width by descending importance, (entries,) by unit number."""
@@ -282,7 +303,13 @@ class FromModel(Family):
         return tensor
 
     def _factorised(self, path: str, weight: Tensor, rank: int, arch: Architecture) -> nn.Sequential:
-        key = (path, arch.key, weight._version, float(weight.detach().flatten()[:1].sum()), id(weight.untyped_storage()))
+        key = (
+            path,
+            arch.key,
+            weight._version,
+            float(weight.detach().flatten()[:1].sum()),
+            id(weight.untyped_storage()),
+        )
         if key not in self._factors:
             old = self._ranked[path]
             if isinstance(old, nn.Linear):
@@ -338,15 +365,56 @@ class FromModel(Family):
         key = label.tobytes()
         if key not in self._label_sizes:
             owner, rank = self._owner[label], self._rank[label]
-            parts = [
-                (self.groups[int(g)].gene, np.sort(rank[owner == g])) for g in np.unique(owner) if g >= 0
-            ]
+            parts = [(self.groups[int(g)].gene, np.sort(rank[owner == g])) for g in np.unique(owner) if g >= 0]
             self._label_sizes[key] = int((owner < 0).sum()), parts
         fixed, parts = self._label_sizes[key]
         total: Size = fixed
         for gene, ranks in parts:
             total = total + np.searchsorted(ranks, columns[gene].astype(np.int64), side="left").astype(np.int64)
         return total
+
+    # -- repair --------------------------------------------------------------------------------------
+
+    def finish(self, module: nn.Module, arch: Architecture, batches: Sequence[Tensor | tuple[Tensor, ...]]) -> None:
+        """Repairs an extracted subnet in place, as the options say; the full size is left as it is."""
+        given = self.calibration or [b if isinstance(b, tuple) else (b,) for b in batches]
+        whole = self.space.largest()
+        changed = any(arch.get(gene, 0) != value for gene, value in whole.items())
+        if self.options.repair != "none" and given and changed:
+            repair(self, module, self.selection(arch), given, method=self.options.repair)
+
+    def repair_order(self) -> list[str]:
+        """Returns the layers that are repaired, in graph order: all that read something that may shrink or be gone."""
+        found: dict[str, None] = {}
+        for node in self._live:
+            if node.op == "call_function" and operator_name(node) in {"linear", "conv2d"} and self._single(node):
+                path = self.captured.paths[node]
+                label = self.state.parameters[f"{path}.weight"][1]
+                free = label is not None and bool((self._owner[label] >= 0).any())
+                if free or path in self.residual_readers():
+                    found[path] = None
+        return list(found)
+
+    def residual_readers(self) -> dict[str, tuple[str, ...]]:
+        """Returns layer -> layers that read the sum to which its output is added."""
+        if self._readers is None:
+            self._readers = residual_readers(self)
+        return self._readers
+
+    def original(self, path: str, number: int, batch: tuple[Tensor, ...], *, side: str) -> Tensor:
+        """Returns input or output of a layer of the user's module on calibration batch `number`; remembered."""
+        key = (path, number, side)
+        if key not in self._activations:
+            if len(self._activations) >= MAX_ACTIVATIONS:
+                self._activations.clear()
+            seen = layer_seen(self.captured.module, batch, path)
+            self._activations[path, number, "input"], self._activations[path, number, "output"] = seen
+        return self._activations[key]
+
+    def first_output(self, output: Any) -> Tensor:
+        """Returns the first floating tensor of what the user's module returns."""
+        leaves = pytree.tree_leaves(dict(output.items()) if hasattr(output, "items") else output)
+        return next(x for x in leaves if isinstance(x, Tensor) and x.is_floating_point())
 
     def channel_groups(self) -> list[ChannelGroup]:
         """Returns none: widths are ordered by importance as they are, without moving weights."""
@@ -360,6 +428,8 @@ class FromModel(Family):
         self, *, batch: int = 1, generator: torch.Generator | None = None, arch: Architecture | None = None
     ) -> tuple[Tensor, ...]:
         """Returns examples drawn from the ones that the model was captured with."""
+        if self.examples_are_random:
+            return tuple(torch.randn(batch, *x.shape[1:], generator=generator) for x in self.captured.example)
         rows = torch.randint(0, len(self.captured.example[0]), (batch,), generator=generator)
         return tuple(x[rows].clone() for x in self.captured.example)
 
@@ -368,8 +438,9 @@ def space_from_model(
     module: nn.Module,
     example_inputs: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor],
     *,
-    options: SpaceOptions = SpaceOptions(),  # noqa: B008  # frozen
+    options: SpaceOptions = SpaceOptions(),  # frozen
     output: str | None = None,
+    calibration: Sequence[tuple[Tensor, ...]] = (),
 ) -> FromModel:
     """Returns the family of all sub-networks of a trained module; the module is not changed.
 
@@ -378,9 +449,12 @@ def space_from_model(
         example_inputs: one tensor, positional ones, or keyword ones by name; dimension 0 of each is the batch.
         options: what may change.
         output: of a module that returns several: the one to keep.
+        calibration: input batches for criteria and repairs that need data.
 
     Raises:
         CaptureError: torch cannot export the module; says why.
         ValueError: nothing in it can shrink; says why.
     """
-    return FromModel(capture(module, example_inputs, output=output), options)
+    family = FromModel(capture(module, example_inputs, output=output), options)
+    family.calibrate(calibration)
+    return family

@@ -112,15 +112,19 @@ def _counts(units: int, per_unit: int, ratios: Sequence[float], multiple: int) -
     return tuple(sorted(counts))
 
 
-def energies(state: Walk, units: Units, weights: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+def energies(
+    state: Walk, units: Units, weights: Mapping[str, NDArray[np.float64]], *, dims: tuple[int, ...] | None = None
+) -> NDArray[np.float64]:
     """Returns the importance of every unit from scores of single weights, (entries,).
 
     For every axis of every weight with at least two dimensions, the scores are summed per position and divided by their
     mean, so that a large tensor does not outvote a small one; a unit's importance is the sum over all its positions.
 
     Args:
-        state: labels. units: of them.
+        state: labels.
+        units: of them.
         weights: tensor -> non-negative scores of its shape.
+        dims: of the weights that count: 0 for what makes a unit, 1 for what reads it; None for all.
     """
     total = np.zeros(len(units.of))
     for name, scores in weights.items():
@@ -128,7 +132,7 @@ def energies(state: Walk, units: Units, weights: Mapping[str, NDArray[np.float64
         if scores.ndim < 2:
             continue
         for dim, label in enumerate(axes):
-            if label is None:
+            if label is None or (dims is not None and dim not in dims):
                 continue
             own = scores.sum(axis=tuple(d for d in range(scores.ndim) if d != dim))
             mean = float(own.mean())

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import fx, nn
 
 from search_spaces.from_model.layer_rules import INPUT
 from search_spaces.from_model.units import Axes, Label, Units
@@ -53,7 +53,8 @@ def layer_specs(state: Walk, units: Units, choices: Choices, live: Sequence[fx.N
     """Returns the layers of a model for a population, in graph order: every tensor counted once.
 
     Args:
-        state: labels. units: of them.
+        state: labels.
+        units: of them.
         choices: of the population.
         live: nodes of the whole model, in graph order.
     """
@@ -132,7 +133,10 @@ class _Specs:
         if weight is None:
             return
         w = self.tensor(weight)
-        first, biased = self.first_use(weight), self.first_use(self.state.tensor_name(args.get("bias", args.get("self"))))
+        first, biased = (
+            self.first_use(weight),
+            self.first_use(self.state.tensor_name(args.get("bias", args.get("self")))),
+        )
         groups: Size = 1
         kernel: Size = 1
         held: Size = 0
@@ -166,7 +170,11 @@ class _Specs:
             prunable=prunable,
         )
         if not first:  # a tied weight: its products count again, its values do not
-            self.out.append(replace(spec, name=f"{path}.again", kind="matmul", inputs=inputs * kernel * kernel, kernel=1, bias=False))
+            self.out.append(
+                replace(
+                    spec, name=f"{path}.again", kind="matmul", inputs=inputs * kernel * kernel, kernel=1, bias=False
+                )
+            )
             return
         ratio = self.choices.rank.get(path)
         if ratio is None:
@@ -217,7 +225,7 @@ class _Specs:
 
     def recurrent(self, node: fx.Node, args: Mapping[str, Any], path: str) -> None:
         steps = prod(self.value(args["input"])[:-1])
-        for i, param in enumerate(args["params"]):
+        for param in args["params"]:
             name = self.state.tensor_name(param)
             if name is None or not self.first_use(name):
                 continue
@@ -240,7 +248,11 @@ class _Specs:
 
     def rest(self, node: fx.Node, name: str, path: str) -> None:
         """Counts norms as layers and every other tensor that a node reads by its values."""
-        own = [(n, self.state.captured.tensors[n.name]) for n in node.all_input_nodes if n.name in self.state.captured.tensors]
+        own = [
+            (n, self.state.captured.tensors[n.name])
+            for n in node.all_input_nodes
+            if n.name in self.state.captured.tensors
+        ]
         own = [(n, tensor) for n, tensor in own if tensor not in self.counted]
         if name in NORMS and (name != "batch_norm" or len(own) == 4) and (name == "batch_norm" or len(own) == 2):
             channels = self.tensor(own[0][1])[0]
@@ -254,13 +266,11 @@ class _Specs:
                     )
                 )
                 return
-        import torch
-
         for _, tensor in own:
             self.counted.add(tensor)
             full = self.state.captured.values[tensor]
             size = prod(self.tensor(tensor))
-            if isinstance(full, torch.nn.Parameter):
+            if isinstance(full, nn.Parameter):
                 self.out.append(self.values(tensor, stage_of(path), size))
             else:
                 words = max(1, full.element_size() // 4)

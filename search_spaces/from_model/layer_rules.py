@@ -25,14 +25,14 @@ def _out(state: Walk, node: fx.Node, label: Label | None, bias: Any) -> Label | 
 
 
 def linear(state: Walk, node: fx.Node, args: Mapping[str, Any]) -> Value:
-    """y = x w^T + b: inputs follow x, outputs are new."""
+    """Y = x w^T + b: inputs follow x, outputs are new."""
     x, w = state.of(args["input"]), state.parameter(args["weight"])
     state.coupling.couple(x[-1], w[1], INPUT)
     return (*x[:-1], _out(state, node, w[0], args["bias"]))
 
 
 def addmm(state: Walk, node: fx.Node, args: Mapping[str, Any]) -> Value:
-    """y = b + x w."""
+    """Y = b + x w."""
     x, w = state.of(args["mat1"]), state.parameter(args["mat2"])
     state.coupling.couple(x[-1], w[0], INPUT)
     return (x[0], _out(state, node, w[1], args["self"]))

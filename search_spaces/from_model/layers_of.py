@@ -86,8 +86,10 @@ def layer_of(captured: Captured, node: fx.Node) -> nn.Module | None:
 
 def _is_input(captured: Captured, node: fx.Node, tensor: Tensor) -> bool:
     first = node.args[1] if operator_name(node) == "embedding" else node.args[0]
-    return isinstance(first, fx.Node) and first.name in captured.tensors and (
-        captured.values[captured.tensors[first.name]] is tensor
+    return (
+        isinstance(first, fx.Node)
+        and first.name in captured.tensors
+        and (captured.values[captured.tensors[first.name]] is tensor)
     )
 
 
@@ -114,7 +116,9 @@ def make_layer(state: Walk, node: fx.Node, selection: Selection) -> Layer:
         full = captured.values[tensors[tensor]].shape[dim]
         return full if label is None else selection.size(label)
 
-    module = _make(old, size, args=args, groups=_groups(state, args, selection), kernel=selection.kernels.get(captured.paths[node]))
+    module = _make(
+        old, size, args=args, groups=_groups(state, args, selection), kernel=selection.kernels.get(captured.paths[node])
+    )
     dtype = next((t.dtype for t in old.parameters()), None)
     if dtype is not None:
         module.to(dtype)
@@ -164,8 +168,7 @@ def _make(old: nn.Module, size: Any, *, args: Mapping[str, Any], groups: int, ke
             bias=bias,
         )
     if isinstance(old, _BatchNorm):
-        made = type(old)(size("running_mean", 0), eps=old.eps, momentum=old.momentum, affine=old.affine)
-        return made
+        return type(old)(size("running_mean", 0), eps=old.eps, momentum=old.momentum, affine=old.affine)
     if isinstance(old, nn.LayerNorm):
         return nn.LayerNorm(old.normalized_shape, eps=old.eps, elementwise_affine=old.elementwise_affine, bias=bias)
     if isinstance(old, nn.RMSNorm):

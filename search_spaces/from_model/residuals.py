@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os.path import commonprefix
 
 from torch import fx
 
@@ -87,13 +86,23 @@ def _extended(entry: fx.Node, exit_: fx.Node, nodes: set[fx.Node]) -> tuple[fx.N
     return exit_, frozenset(nodes)
 
 
+def _common(paths: list[list[str]]) -> list[str]:
+    """Returns the parts that all paths begin with."""
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return shared
+
+
 def _named(captured: Captured, found: list[tuple[fx.Node, fx.Node, frozenset[fx.Node]]]) -> list[Branch]:
     out: list[Branch] = []
     taken: set[str] = set()
     prefixes = []
     for _, exit_, nodes in found:
         paths = [captured.paths[n].split(".") for n in nodes if n is not exit_ and captured.paths[n]]
-        prefixes.append(".".join(commonprefix(paths)) if paths else "")
+        prefixes.append(".".join(_common(paths)))
     for (entry, exit_, nodes), name in zip(found, prefixes, strict=True):
         inner = sum(other == name or other.startswith(f"{name}.") for other in prefixes)
         if not name or inner > 1:  # as general as another branch's name: the first layer in it says more

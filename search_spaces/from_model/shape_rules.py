@@ -130,7 +130,9 @@ def cat(state: Walk, node: fx.Node, args: Mapping[str, Any]) -> Value:
         if d != dim:
             label = labels[0]
             for other in labels[1:]:
-                label = state.coupling.couple(label, other, f"is beside a tensor of fixed size (cat in {state.where(node)})")
+                label = state.coupling.couple(
+                    label, other, f"is beside a tensor of fixed size (cat in {state.where(node)})"
+                )
             out.append(label)
         elif all(label is None for label in labels):
             out.append(None)
@@ -257,14 +259,95 @@ def same(state: Walk, node: fx.Node, args: Mapping[str, Any]) -> Value:
     return state.of(args["self"])
 
 
-ELEMENTWISE = (
-    "add sub mul div pow maximum minimum fmod remainder floor_divide eq ne lt le gt ge logical_and logical_or "
-    "logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor where masked_fill rsub lerp addcmul addcdiv relu relu6 gelu silu "
-    "mish hardswish hardsigmoid hardtanh sigmoid tanh leaky_relu elu selu celu softplus softsign logsigmoid log_sigmoid exp log log1p "
-    "expm1 sqrt rsqrt reciprocal abs neg sign sin cos square erf floor ceil round clamp clamp_min clamp_max isinf isnan "
-    "isfinite dropout feature_dropout alpha_dropout clone contiguous alias detach detach_copy to _to_copy type_as float half "
-    "lift_fresh_copy lift_fresh threshold"
-).split()
+ELEMENTWISE = [
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "pow",
+    "maximum",
+    "minimum",
+    "fmod",
+    "remainder",
+    "floor_divide",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_and",
+    "logical_or",
+    "logical_not",
+    "logical_xor",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_not",
+    "bitwise_xor",
+    "where",
+    "masked_fill",
+    "rsub",
+    "lerp",
+    "addcmul",
+    "addcdiv",
+    "relu",
+    "relu6",
+    "gelu",
+    "silu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "hardtanh",
+    "sigmoid",
+    "tanh",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "softplus",
+    "softsign",
+    "logsigmoid",
+    "log_sigmoid",
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "abs",
+    "neg",
+    "sign",
+    "sin",
+    "cos",
+    "square",
+    "erf",
+    "floor",
+    "ceil",
+    "round",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "isinf",
+    "isnan",
+    "isfinite",
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "clone",
+    "contiguous",
+    "alias",
+    "detach",
+    "detach_copy",
+    "to",
+    "_to_copy",
+    "type_as",
+    "float",
+    "half",
+    "lift_fresh_copy",
+    "lift_fresh",
+    "threshold",
+]
 
 SHAPE_RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
@@ -272,7 +355,7 @@ SHAPE_RULES: Mapping[str, Rule] = {
                      "max", "min", "logsumexp", "std_mean", "var_mean", "linalg_vector_norm"), reduction),
     **dict.fromkeys(("softmax", "log_softmax", "_softmax", "cumsum", "glu"), along),
     **dict.fromkeys(
-        [f"{kind}{d}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for d in (1, 2, 3)],
+        [f"{k}{d}d" for k in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for d in (1, 2, 3)],
         spatial,
     ),
     **dict.fromkeys(
@@ -295,6 +378,6 @@ SHAPE_RULES: Mapping[str, Rule] = {
     "repeat": repeat,
     "repeat_interleave": repeat_interleave,
     "pixel_shuffle": pixel_shuffle,
-    **dict.fromkeys(("sym_size", "zeros", "ones", "full", "arange", "empty", "scalar_tensor", "lift_fresh_copy"), nothing),
+    **dict.fromkeys(("sym_size", "zeros", "ones", "full", "arange", "empty", "scalar_tensor"), nothing),
     **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like"), same),
 }  # fmt: skip

@@ -74,7 +74,7 @@ class Walk:
         return self.captured.tensors.get(argument.name) if isinstance(argument, fx.Node) else None
 
     def parameter(self, argument: Any, *, keep: tuple[int, ...] = ()) -> Axes:
-        """Returns the axes of a parameter, with labels of their own at first sight; those of computed tensors as they are.
+        """Returns the axes of a parameter, with labels of their own at first sight; computed tensors have theirs.
 
         Args:
             argument: node.

@@ -120,7 +120,9 @@ class C2f(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.cv1, self.cv2 = conv(inputs, outputs, 1), conv(outputs * 2, outputs, 1)
-        self.m = nn.ModuleList(nn.Sequential(conv(outputs // 2, outputs // 2), conv(outputs // 2, outputs // 2)) for _ in "ab")
+        self.m = nn.ModuleList(
+            nn.Sequential(conv(outputs // 2, outputs // 2), conv(outputs // 2, outputs // 2)) for _ in "ab"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         parts = list(self.cv1(x).chunk(2, 1))
@@ -354,7 +356,12 @@ STYLES = [
     Style("gru", Gru, _steps),
     Style("two_inputs", TwoInputs, lambda: (_images(), torch.randn(3, 5))),
     Style("tied", Tied, _ids),
-    Style("hf_dict", hugging_face, lambda: {"input_ids": _ids(), "attention_mask": torch.ones(3, 6, dtype=torch.long)}, depth=4),
+    Style(
+        "hf_dict",
+        hugging_face,
+        lambda: {"input_ids": _ids(), "attention_mask": torch.ones(3, 6, dtype=torch.long)},
+        depth=4,
+    ),
 ]
 
 
