@@ -29,6 +29,13 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "flatten": torch.flatten,
 }
 """Operators that are written in their usual form; the others stay ATen operators."""
+CONSTANTS: Mapping[str, Callable[..., Any]] = {
+    "arange": torch.arange,
+    "zeros": torch.zeros,
+    "ones": torch.ones,
+    "full": torch.full,
+}
+"""Made on the default device; written as functions, since exporters do not know the operators."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +247,10 @@ class _Rebuilder:
             return self.graph.call_function(operator.add, (mapped["self"], mapped["other"]))
         if name == "mul" and len(node.args) == 2 and "other" in mapped:
             return self.graph.call_function(operator.mul, (mapped["self"], mapped["other"]))
+        if name in CONSTANTS:
+            positional = tuple(fx.node.map_arg(a, self.value) for a in node.args)
+            kwargs = {"dtype": mapped["dtype"]} if mapped.get("dtype") is not None else {}
+            return self.graph.call_function(CONSTANTS[name], positional, kwargs)
         if name in {"cat", "concat"}:
             return self.graph.call_function(torch.cat, (list(mapped["tensors"]), mapped["dim"]))
         if name == "mean" and mapped.get("dim") is not None and mapped.get("dtype") is None:
