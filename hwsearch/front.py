@@ -20,7 +20,8 @@ import torch
 
 from hwsearch import __version__, pareto
 from hwsearch.data.dataset import Dataset
-from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, MeasureJob
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Evaluated, EvaluateJob, MeasureJob
 from hwsearch.distribution.workers import WEIGHTS
 from hwsearch.errors import RunFolderError, UserError
 from hwsearch.export.base import Exporter

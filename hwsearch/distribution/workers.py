@@ -12,7 +12,7 @@ from torch import nn
 
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device
-from hwsearch.distribution.executor import EvaluateJob, MeasureJob, MeasureResult, one_line
+from hwsearch.distribution.jobs import EvaluateJob, MeasureJob, MeasureResult, one_line
 from hwsearch.evaluation import calibration_batches, evaluate
 from hwsearch.export.base import Exporter
 from hwsearch.export.weights import encode, patterns_of
