@@ -30,6 +30,8 @@ from hwsearch.export.base import Exporter
 from hwsearch.objectives import QUALITY_METRICS, Objective
 from hwsearch.problems import nearest
 from hwsearch.tracked import Tracked
+from predictors.base import LayerFunction, Predictor
+from search_spaces.precision import precision_gene
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet
 
@@ -53,21 +55,36 @@ DATA = {
     "image_folder": "hwsearch.data.image_folder:ImageFolderSpec",
 }
 ENGINES = {
+    "pareto": "hwsearch.engines.pareto_search:ParetoSearch",
     "random": "hwsearch.engines.random_search:RandomSearch",
+    "exhaustive": "hwsearch.engines.exhaustive:Exhaustive",
+    "evolution": "hwsearch.engines.evolution:Evolution",
     "nsga2": "hwsearch.engines.nsga2:NSGA2",
+    "nsga3": "hwsearch.engines.nsga3:NSGA3",
+    "local": "hwsearch.engines.local_search:LocalSearch",
+    "linas": "hwsearch.engines.linas:Linas",
+    "weaknas": "hwsearch.engines.weaknas:WeakNas",
+    "optuna": "hwsearch.engines.optuna_engine:OptunaSampler",
+    "pymoo": "hwsearch.engines.pymoo_engine:PymooAlgorithm",
 }
 DEVICES = {
     "onnxruntime": "hwsearch.devices.onnxruntime_device:OnnxRuntimeDevice",
     "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
+    "litert": "hwsearch.devices.litert_device:LiteRtDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
+    "native": "hwsearch.native.device:NativeDevice",
     "command": "hwsearch.devices.command_device:CommandDevice",
+    "onnxruntime_web": "hwsearch.devices.web_device:OnnxRuntimeWebDevice",
+    "litert_js": "hwsearch.devices.web_device:LiteRtJsDevice",
     "analytic": "hwsearch.devices.analytic_device:AnalyticDevice",
     "simulated": "hwsearch.devices.simulated_device:SimulatedDevice",
 }
 EXPORTERS = {
     "onnx": "hwsearch.export.onnx_exporter:OnnxExporter",
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
+    "litert": "hwsearch.export.litert_exporter:LiteRtExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
+    "native": "hwsearch.native.exporter:NativeExporter",
 }
 RECIPES = {
     "fixed_mask": "hwsearch.training.recipes.masking:FixedMask",
@@ -89,6 +106,17 @@ EXECUTORS = {
     "ray": "hwsearch.distribution.ray_executor:RayExecutor",
     "serial": "hwsearch.distribution.serial:SerialExecutor",
 }
+PREDICTORS = {
+    "auto": "predictors.auto:Auto",
+    "gp": "predictors.gaussian_process:GaussianProcess",
+    "ridge": "predictors.ridge:Ridge",
+    "non_negative": "predictors.non_negative:NonNegative",
+    "svr": "predictors.svr:SupportVectors",
+    "trees": "predictors.trees:BoostedTrees",
+    "ensemble": "predictors.ensemble:DeepEnsemble",
+}
+COST_FEATURES = ("costs", "roofline", "one_hot", "ordinal")
+"""What a predictor reads where the space's networks have layer costs."""
 GROUPS = {
     "families": FAMILIES,
     "data": DATA,
@@ -116,6 +144,65 @@ def named(group: str, name: str, where: str) -> Any:
     raise ConfigError(f"{where} must be one of {known}, but got {name!r}{nearest(name, known)}.")
 
 
+def predictor(
+    name: str, space: SearchSpace, *, layers: LayerFunction | None = None, batch: int = 1, log: bool = False
+) -> Predictor:
+    """Returns a new predictor of a space, which reads layer costs where there are any.
+
+    Args:
+        name: of `PREDICTORS`. Third parties cannot add any: files could not be read without them.
+        space: of the architectures.
+        layers: of the space's networks; None for a space without costs.
+        batch: examples per measured call.
+        log: fits the logarithm of the values.
+
+    Raises:
+        ConfigError: unknown name; shows the nearest.
+    """
+    if name not in PREDICTORS:
+        known = sorted(PREDICTORS)
+        raise ConfigError(f"the model must be one of {known}, but got {name!r}{nearest(name, known)}.")
+    module, _, attribute = PREDICTORS[name].partition(":")
+    kind = getattr(import_module(module), attribute)
+    if name == "auto":
+        options = {"candidates": import_module(module).LOG_CANDIDATES} if log else {}
+    else:
+        options = {"sets": None if layers is None else COST_FEATURES, "target": "log" if log else "raw"}
+    made: Predictor = kind(space, layers=layers, batch=batch, **options)
+    return made
+
+
+def engine_target(name: str) -> tuple[Any, dict[str, str]]:
+    """Returns the class of an engine and, of a name like `optuna:tpe`, the argument that its second part is.
+
+    Raises:
+        ConfigError: unknown engine, a variant that is missing, or one of an engine that has none.
+    """
+    base, colon, variant = name.partition(":")
+    target = named("engines", base, "search.engine")
+    takes = "variant" in inspect.signature(target).parameters
+    if takes != bool(colon):
+        wanted = f"{base}:<algorithm>" if takes else base
+        raise ConfigError(f"search.engine must be {wanted!r}, but got {name!r}.")
+    return target, {"variant": variant} if takes else {}
+
+
+def search_engine(name: str, options: Mapping[str, Any], *, given: Mapping[str, Any]) -> SearchEngine:
+    """Returns a search engine by name.
+
+    Args:
+        name: of the table of engines, with a variant after a colon where the engine has variants.
+        options: of the user.
+        given: arguments that the user cannot set.
+
+    Raises:
+        ConfigError: unknown engine or option.
+    """
+    target, variant = engine_target(name)
+    engine: SearchEngine = construct(target, options, where="search.options", given={**given, **variant})
+    return engine
+
+
 @dataclass(frozen=True)
 class Plan:
     """A configuration whose names are objects; light things are made, heavy ones are made on request."""
@@ -128,7 +215,11 @@ class Plan:
     dataset: Dataset | None
     family: Family
     sparsity: SparsityGenes | None
+    precisions: tuple[str, ...]
+    """Choices of the gene `precision`; none: everything is fp32."""
     space: SearchSpace
+    unavailable: Mapping[str, str]
+    """Device -> what must be installed to measure on it."""
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -152,7 +243,9 @@ class Plan:
 
     def supernet(self, *, meta: bool = False) -> Supernet:
         """Returns the super-network with its initial weights, or without storage."""
-        return Supernet(self.family, sparsity=self.sparsity, seed=self.config.seed, meta=meta)
+        return Supernet(
+            self.family, sparsity=self.sparsity, precisions=self.precisions, seed=self.config.seed, meta=meta
+        )
 
     def exact(self) -> ExactLosses:
         """Returns the function that computes the losses that need no evaluation (NaN in other columns)."""
@@ -161,10 +254,9 @@ class Plan:
     def engine(self) -> SearchEngine:
         """Returns the search engine."""
         section = self.config.search
-        engine: SearchEngine = construct(
-            named("engines", section.engine, "search.engine"),
+        return search_engine(
+            section.engine,
             section.options,
-            where="search.options",
             given={
                 "space": self.space,
                 "n_objectives": len(self.objectives),
@@ -172,7 +264,6 @@ class Plan:
                 "exact": self.exact(),
             },
         )
-        return engine
 
     def device(self, name: str, *, reference_ms: float | None = None) -> Device:
         """Returns a device, with its reference value frozen if it is known."""
@@ -181,10 +272,16 @@ class Plan:
             spec = spec.model_copy(update={"reference_ms": reference_ms})
         return self.device_types[name](spec)
 
-    def exporter(self, name: str) -> tuple[Exporter | None, str]:
-        """Returns the exporter and precision of what a device measures; no exporter where costs suffice."""
-        formats, precision = self.device_types[name].opens(self.devices[name]), self.devices[name].precisions[0]
-        return (named("exporters", formats[0], "exporter")() if formats else None), precision
+    def exporter(self, name: str) -> Exporter | None:
+        """Returns the exporter of what a device measures; None where costs suffice."""
+        formats = self.device_types[name].opens(self.devices[name])
+        return named("exporters", formats[0], "exporter")() if formats else None
+
+    @property
+    def admitted(self) -> dict[str, tuple[str, ...]]:
+        """Returns measured device -> precisions of the nets that it measures."""
+        choices = self.precisions or ("fp32",)
+        return {name: tuple(p for p in choices if p in self.devices[name].precisions) for name in self.measured}
 
     def training(self) -> Any:
         """Returns the frozen training settings, or None."""
@@ -194,7 +291,8 @@ class Plan:
         """Returns the executor with its workers started."""
         section = self.config.executor
         limits = Limits(section.retries, section.timeout_s, section.lane_batch, section.lane_wait_s)
-        lanes = [(name, self.device_types[name].exclusive) for name in self.measured]
+        present = [name for name in self.measured if name not in self.unavailable]
+        lanes = [(name, self.device_types[name].occupies_host(self.devices[name])) for name in present]
         module, _, attribute = EXECUTORS[section.kind].partition(":")
         make = getattr(import_module(module), attribute)
         if section.kind == "ray":
@@ -241,13 +339,18 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     shaped = dataset is not None or (config.data is None and not needs_data and good("data"))
     family = attempt(lambda: _family(config, dataset, shaped=shaped)) if good("supernet", "supernet.family") else None
     sparsity = attempt(lambda: _sparsity(config)) if config.sparsity is not None else None
-    specs, types = _devices(config, attempt)
+    specs, types, unavailable = _devices(config, attempt)
     # A spec with problems has its own line already; its objectives are judged by what the runtime can measure at most.
     measured = {name: kind.measures(specs[name]) if name in specs else kind.metrics for name, kind in types.items()}
     problems += tracked.problems_of_places(config, measured, left_out=parsed.left_out)
+    needed = {o.device: specs[o.device] for o in tracked.by_path.values() if o.device in specs}
+    missing = [unavailable[name] for name in needed if name in unavailable]
+    if missing and len(missing) == len(needed):
+        problems += missing
+    precisions = attempt(lambda: _precisions(config, needed)) or ()
     space = None
     if family is not None and (sparsity is not None or config.sparsity is None):
-        space = attempt(lambda: _space(family, sparsity))
+        space = attempt(lambda: _space(family, sparsity, precisions))
     made = None
     if family is not None and space is not None:
         made = Plan(
@@ -259,7 +362,9 @@ def _plan(parsed: Parsed, source: str) -> Plan:
             dataset,
             family,
             sparsity,
+            precisions,
             space,
+            unavailable,
         )
     attempt(made.engine if made is not None else lambda: _engine_problems(config))
     attempt(lambda: _training(config, dataset))
@@ -332,60 +437,107 @@ def _sparsity(config: RunConfig) -> SparsityGenes:
     section = config.sparsity
     assert section is not None
     try:
-        return SparsityGenes(section.choices, per=section.per)
+        SparsityGenes(section.choices, per=section.per)  # what was dropped must have been right, too
+        return SparsityGenes(_left(config, "sparsity", section.choices), per=section.per)
     except ValueError as error:
         raise ConfigError(f"sparsity.choices: {error}") from error
 
 
-def _space(family: Family, sparsity: SparsityGenes | None) -> SearchSpace:
+def _left(config: RunConfig, group: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns what is left of choices after the decision of the run's first start."""
+    left: tuple[str, ...] | None = None if config.decided is None else getattr(config.decided, group)
+    if left is None:
+        return choices
+    if not left or not set(left) <= set(choices):
+        raise ConfigError(f"decided.{group} must list some of the choices {list(choices)}, but got {list(left)}.")
+    return left
+
+
+def _precisions(config: RunConfig, needed: Mapping[str, DeviceSpec]) -> tuple[str, ...]:
+    """Returns the choices of the gene `precision`: the config's, or those that its devices name first."""
+    if config.precision is not None:
+        try:
+            precision_gene(config.precision.choices)
+        except ValueError as error:
+            raise ConfigError(f"precision.choices: {error}") from error
+        choices = _left(config, "precision", config.precision.choices)
+    elif config.decided is not None and config.decided.precision is not None:
+        choices = config.decided.precision  # of the devices of the first start
+    else:
+        choices = tuple(dict.fromkeys(spec.precisions[0] for spec in needed.values()))
+        choices = () if set(choices) <= {"fp32"} else choices
+    for name, spec in needed.items():
+        searched = choices or ("fp32",)
+        if not set(searched) & set(spec.precisions):
+            raise ConfigError(
+                f"devices.{name}.precisions must hold one of the precisions that are searched ({', '.join(searched)}), "
+                f"but got {', '.join(spec.precisions)}."
+            )
+    for choice in choices if needed else ():
+        if all(choice not in spec.precisions for spec in needed.values()):
+            raise ConfigError(
+                f"precision.choices: {choice} must be admitted by a device of an objective ({', '.join(needed)}), "
+                "but by none it is."
+            )
+    return choices
+
+
+def _space(family: Family, sparsity: SparsityGenes | None, precisions: tuple[str, ...]) -> SearchSpace:
     try:
         space = Supernet(family, sparsity=sparsity, meta=True).space
     except ValueError as error:
         raise ConfigError(f"{'supernet.params' if sparsity is None else 'sparsity.choices'}: {error}") from error
     if sparsity is not None and space == family.space:
         raise ConfigError("sparsity must apply to at least one layer, but no layer of this family may be sparse.")
-    return space
+    return SearchSpace([*space.genes, precision_gene(precisions)]) if precisions else space
 
 
 def _devices(
     config: RunConfig, attempt: Callable[[Callable[[], Any]], Any]
-) -> tuple[dict[str, DeviceSpec], dict[str, type[Device]]]:
-    """Returns descriptions and classes of the devices that are all right."""
+) -> tuple[dict[str, DeviceSpec], dict[str, type[Device]], dict[str, str]]:
+    """Returns descriptions and classes of the devices that are all right, and what is not installed for some."""
     specs: dict[str, DeviceSpec] = {}
     types: dict[str, type[Device]] = {}
+    unavailable: dict[str, str] = {}
     for name, raw in config.devices.items():
         where = f"devices.{name}"
         spec = attempt(partial(construct, DeviceSpec, raw, where=where, given={"name": name}))
         kind = attempt(partial(named, "devices", spec.runtime, f"{where}.runtime")) if spec is not None else None
         if kind is not None:
             types[name] = kind
-            if attempt(partial(_check_device, kind, spec, where)):
+            missing = attempt(partial(_check_device, kind, spec, where))
+            if missing is not None:
                 specs[name] = spec
-    return specs, types
+                unavailable.update({name: missing} if missing else {})
+    return specs, types, unavailable
 
 
-def _check_device(kind: type[Device], spec: DeviceSpec, where: str) -> bool:
-    """Returns True if the device's class takes the description and an exporter makes what it measures."""
+def _check_device(kind: type[Device], spec: DeviceSpec, where: str) -> str:
+    """Returns what is not installed, or "" if the device's class takes the description.
+
+    Raises:
+        ConfigError: it does not, or no exporter makes what it measures.
+    """
+    formats = kind.opens(spec)
+    precisions = named("exporters", formats[0], "exporter").precisions if formats else None
+    unknown = [p for p in spec.precisions if precisions is not None and p not in precisions]
+    if unknown:
+        raise ConfigError(f"{where}.precisions must be of {list(precisions or ())}, but got {unknown[0]!r}.")
     try:
         kind(spec)
     except DeviceError:
         pass  # not on this machine, or not now: its lane will say so
-    except MissingExtraError:
-        raise
+    except MissingExtraError as error:
+        return str(error)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    precisions = named("exporters", kind.formats[0], "exporter").precisions if kind.formats else None
-    if precisions is not None and spec.precisions[0] not in precisions:
-        raise ConfigError(
-            f"{where}.precisions must start with one of {list(precisions)}, but got {spec.precisions[0]!r}."
-        )
-    return True
+    return ""
 
 
 def _engine_problems(config: RunConfig) -> None:
     """Raises for what is wrong with the engine's name and options where there is no space to make it for."""
-    target = named("engines", config.search.engine, "search.engine")
-    given = {"space", "n_objectives", "seed", "exact"}
+    target, variant = engine_target(config.search.engine)
+    given = {"space", "n_objectives", "seed", "exact", *variant}
     problems = parameter_problems(target, config.search.options, where="search.options", given=given)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -441,6 +593,16 @@ def pretrained(made: Plan, supernet: Supernet) -> bool:
     return True
 
 
+def engine_of(precision: str) -> Exporter:
+    """Returns the exporter whose engine evaluates a precision where no device's does."""
+    for name in EXPORTERS:
+        exporter = named("exporters", name, "exporter")
+        if precision in exporter.precisions:
+            made: Exporter = exporter()
+            return made
+    raise ConfigError(f"precision must be one that an exporter makes, but got {precision!r}.")
+
+
 @dataclass(frozen=True)
 class Factory:
     """Makes the workers of a run inside the process where they work.
@@ -460,7 +622,10 @@ class Factory:
         return NetworkWorker(
             supernet,
             made.dataset if made.needs_network else None,
-            exporters={name: made.exporter(name) for name in made.measured},
+            exporters={name: made.exporter(name) for name in made.measured if name not in made.unavailable},
+            admitted=made.admitted,
+            engine_of=engine_of,
+            quantization_images=made.config.evaluation.quantization_images,
             calibration_images=made.config.evaluation.calibration_images,
             calibration_batch=made.config.evaluation.calibration_batch,
             batch=made.config.evaluation.batch,

@@ -35,6 +35,17 @@ class Teacher(StrEnum):
     none = "none"
 
 
+SpaceOption = Annotated[
+    str, typer.Option(help="Configuration (.yaml), YAML file of genes, folder of a run, or a family: ofa_mobilenet_v3")
+]
+ModelOption = Annotated[
+    str, typer.Option(help="auto, gp, ridge, non_negative, svr, trees or ensemble; auto chooses and combines.")
+]
+LogOption = Annotated[bool, typer.Option("--log", help="Fit the logarithm of the labels.")]
+FromDevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PREDICTOR|TABLE.csv", help="Other devices to learn from: few rows are enough; repeatable."),
+]
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -170,31 +181,47 @@ def verify(
 
     Example: hwsearch verify runs/quickstart --nets 2 --seeds 5
     """
-    from hwsearch.commands.chosen import verify as command
+    from rich.console import Console
 
-    content = command(
-        run, keys=key or [], nets=nets, seeds=seeds, epochs=epochs, note=lambda text: typer.echo(text, err=True)
-    )
+    from hwsearch.commands.chosen import verify as command
+    from hwsearch.report.live import Live
+
+    with Live(Console(stderr=True)) as live:
+        live.phase("verify")
+        content = command(
+            run, keys=key or [], nets=nets, seeds=seeds, epochs=epochs, note=live.note, progress=live.trainings
+        )
     if as_json:
         _json(content)
         return
     for row in content["nets"]:
         typer.echo(f"{row['key']}: hold-out accuracy {100 * row['accuracy']:.2f} %, sparsity {row['sparsity']:.2f}")
         for control in row["controls"]:
-            d = control["difference"]
             mean = 100 * sum(control["accuracies"]) / len(control["accuracies"])
+            typer.echo(f"  {control['name']}: {mean:.2f} %; found - control {_points(control['difference'])}")
+        for dense in row["small_dense"]:
+            if dense["dense_key"] is None:
+                typer.echo(f"  no dense network has no more {dense['cost']} ({dense['value']:.6g})")
+                continue
             typer.echo(
-                f"  {control['name']}: {mean:.2f} %; found - control {100 * d['mean']:+.2f} points "
-                f"[{100 * d['low']:+.2f}, {100 * d['high']:+.2f}]"
+                f"  small dense {dense['dense_key']} ({dense['cost']} {dense['dense_value']:.6g} for "
+                f"{dense['value']:.6g}): {100 * dense['dense_accuracy']:.2f} %; "
+                f"found - dense {_points(dense['difference'])}"
             )
-    for row in content["small_dense"]:
-        dense = "none" if row["dense_key"] is None else f"{row['dense_key']} {100 * row['dense_accuracy']:.2f} %"
-        typer.echo(f"{row['key']} {100 * row['accuracy']:.2f} %; best dense net with no more {row['cost']}: {dense}")
+
+
+def _points(difference: dict[str, float]) -> str:
+    mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+    return f"{mean:+.2f} points [{low:+.2f}, {high:+.2f}]"
 
 
 @app.command()
-def front(run: RunArg, as_json: JsonOption = False) -> None:
-    """Show the validated front of a run.
+def front(
+    run: RunArg,
+    device: Annotated[str | None, typer.Option(help="Only the nets that are best for this device.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the validated front of a run, or of one of its devices.
 
     Example: hwsearch front runs/quickstart --json
     """
@@ -203,7 +230,7 @@ def front(run: RunArg, as_json: JsonOption = False) -> None:
     from hwsearch.commands.query import front as command
     from hwsearch.report.table import front_table
 
-    content = command(run)
+    content = command(run, device=device)
     if as_json:
         _json(content)
     else:
@@ -212,23 +239,36 @@ def front(run: RunArg, as_json: JsonOption = False) -> None:
 
 @app.command()
 def export(
-    run: RunArg,
+    run: Annotated[str, typer.Argument(metavar="RUN|RUN:KEY", help="Folder of a run, or a net of its front.")],
     key: Annotated[str | None, typer.Option(help="Key of a net on the front.")] = None,
     trial: Annotated[int | None, typer.Option(help="Number of a trial on the front.")] = None,
     prefer: Annotated[str | None, typer.Option(help="Take the net that is best in this metric.")] = None,
     limit: Annotated[
         list[str] | None, typer.Option(help="That the net must keep: accuracy:min=0.97, latency_ms@cpu:max=2")
     ] = None,
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="onnx, onnx-int8, openvino, openvino-int8, pt2, safetensors, ...; repeatable."),
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="To time it on besides the run's: YAML file or runtime's name; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [RUN/models].")] = None,
+    license: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the ONNX file, weights and card of one net of the front.
+    """Write one net of the front in any format, each checked in its engine, with its weights and card.
 
-    Example: hwsearch export runs/quickstart --prefer latency_ms --limit accuracy:min=0.97
+    Example: hwsearch export runs/quickstart --prefer latency_ms --limit accuracy:min=0.97 --format onnx-int8
     """
-    from hwsearch.commands.query import export as command
+    from rich.console import Console
 
-    answer = command(run, key=key, trial=trial, prefer=prefer, limits=limit or [], out=out)
+    from hwsearch.commands.choosing import Choice
+    from hwsearch.commands.choosing import export as command
+    from hwsearch.report.table import exports_table
+
+    choice = Choice(key=key, trial=trial, prefer=prefer, limits=limit or [])
+    answer = command(run, choice, forms=form or [], devices=device or [], out=out, license=license)
     if as_json:
         _json(answer)
         return
@@ -236,6 +276,7 @@ def export(
     for name, metric in answer["card"]["metrics"].items():
         spread = f" ± {metric['std']:.3g}" if metric["std"] else ""
         typer.echo(f"  {name}: {metric['value']:.6g}{spread}")
+    Console().print(exports_table(answer["card"]["exports"]))
 
 
 @app.command()
@@ -247,20 +288,24 @@ def measure(
     batch: Annotated[int | None, typer.Option(min=1, help="Examples per call.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model on one or more devices.
+    """Measure a model on one or more devices. A device that cannot is one line; the others go on.
 
-    Example: hwsearch measure model.onnx --device onnxruntime
+    Example: hwsearch measure model.onnx --device onnxruntime --device openvino
     """
     from rich.console import Console
 
-    from hwsearch.commands.query import measure as command
+    from hwsearch.commands.measuring import measure as command
     from hwsearch.report.table import rows_table
 
     rows = command(model, device, batch=batch)
     if as_json:
         _json(rows)
-    else:
-        Console().print(rows_table(rows, ["device", "metric", "value", "std", "unit", "repeats", "batch"], model))
+        return
+    columns = ["device", "format", "precision", "metric", "value", "half_width", "unit", "repeats", "batch"]
+    Console().print(rows_table([row for row in rows if row["error"] is None], columns, model))
+    for row in rows:
+        if row["error"] is not None:
+            typer.echo(f"{row['device']}: {row['error']}", err=True)
 
 
 @app.command()
@@ -312,11 +357,17 @@ def profile(
 
 @app.command()
 def predict(
-    run: RunArg,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="RUN|PREDICTOR...", help="Folder of a run, or predictor files of one space.")
+    ],
     arch: Annotated[
         list[str], typer.Option(help="JSON of gene values, a file with it, a key, 'smallest' or 'largest'; repeatable.")
     ],
     metric: Annotated[list[str] | None, typer.Option(help="Metric, such as latency_ms@cpu; repeatable.")] = None,
+    level: Annotated[float, typer.Option(help="Of intervals, of predictor files.")] = 0.9,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file whose network gives layer costs to predictors in files.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict metrics of architectures that were not measured.
@@ -326,13 +377,25 @@ def predict(
     from rich.console import Console
 
     from hwsearch.commands.query import predict as command
+    from hwsearch.commands.query_service import predict_files
     from hwsearch.report.table import rows_table
 
-    rows = command(run, arch, metrics=metric or [])
+    columns = ["key", "metric", "mean", "std", "unit", "kind"]
+    if any(path.is_file() for path in sources) or len(sources) > 1:
+        rows = predict_files(sources, arch, metrics=metric or [], level=level, config=config)
+        columns[4:4] = ["lower", "upper"]
+    else:
+        rows = command(sources[0], arch, metrics=metric or [])
     if as_json:
         _json(rows)
-    else:
-        Console().print(rows_table(rows, ["key", "metric", "mean", "std", "unit", "kind"], str(run)))
+        return
+    Console().print(rows_table(rows, columns, ", ".join(map(str, sources))))
+    if any(row.get("outside") for row in rows):
+        typer.echo(f"outside of the range that the predictor was trained on: {_outside(rows)}")
+
+
+def _outside(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['metric']} of {row['key']}" for row in rows if row.get("outside"))
 
 
 @app.command()
@@ -369,6 +432,110 @@ def space(
     for which in ("smallest", "largest"):
         costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
         console.print(f"{which}: {costs}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def fit(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE.csv", help="A column per gene, a column of labels; repeats are allowed.")
+    ],
+    space: SpaceOption,
+    target: Annotated[str, typer.Option(help="Column of the labels: latency_ms, accuracy, ...")],
+    out: Annotated[Path, typer.Option(help="File of the predictor, ending in .safetensors.")],
+    model: ModelOption = "auto",
+    log: LogOption = False,
+    device: Annotated[str | None, typer.Option(help="Name of the device that the labels are of.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Of the labels [that of the metric].")] = None,
+    maximize: Annotated[
+        bool | None, typer.Option("--maximize/--minimize", help="Which labels are good [that of the metric].")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Examples per measured call.")] = 1,
+    from_devices: FromDevicesOption = None,
+    curve: Annotated[bool, typer.Option(help="Fit the learning curve, too.")] = True,
+    figure: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a predictor of your own measurements and show how good it is; no run needed.
+
+    Example: hwsearch fit pixel.csv --space ofa_mobilenet_v3 --target latency_ms --out pixel.safetensors
+    """
+    from hwsearch.commands.fit import fit as command
+    from hwsearch.report.fit_text import fit_text
+
+    answer = command(
+        table,
+        space=space,
+        target=target,
+        out=out,
+        model=model,
+        log=log,
+        device=device,
+        unit=unit,
+        maximize=maximize,
+        batch=batch,
+        from_devices=from_devices or [],
+        curve=curve,
+        figure=figure,
+    )
+    if as_json:
+        _json(answer)
+        return
+    typer.echo(fit_text(answer))
+    typer.echo(str(out))
+
+
+@app.command("measure-for-predictor")
+def measure_for_predictor(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG|FAMILY", help="Configuration, folder of a run or family to measure.")
+    ],
+    device: Annotated[str, typer.Option(help="YAML file of a device, a device of CONFIG, or a runtime's name.")],
+    target_error: Annotated[float, typer.Option(help="Mean error, in percent, that is good enough.")],
+    budget: Annotated[int, typer.Option(help="Networks to measure at most, those of earlier calls included.")],
+    out: Annotated[Path, typer.Option(help="File of the predictor, ending in .safetensors.")],
+    metric: Annotated[str, typer.Option(help="Out of what the device measures.")] = "latency_ms",
+    model: ModelOption = "auto",
+    log: LogOption = False,
+    from_devices: FromDevicesOption = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of networks.")] = 0,
+    figure: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the networks that tell a predictor most, until it is good enough. The same command continues.
+
+    Example: hwsearch measure-for-predictor ofa_mobilenet_v3 --device onnxruntime --target-error 3 --budget 100
+    --out cpu.safetensors
+    """
+    from hwsearch.commands.measure_for_predictor import Progress
+    from hwsearch.commands.measure_for_predictor import measure_for_predictor as command
+    from hwsearch.report.fit_text import fit_text
+
+    def observe(progress: Progress) -> None:
+        error = "-" if progress.error is None else f"{progress.error:.2f} ± {progress.error_std:.2f} %"
+        failed = f", {progress.tried - progress.measured} failed" if progress.tried > progress.measured else ""
+        typer.echo(f"  {progress.measured}/{progress.budget} measured{failed}, error {error}", err=True)
+
+    answer = command(
+        config,
+        device=device,
+        target_error=target_error,
+        budget=budget,
+        out=out,
+        metric=metric,
+        model=model,
+        log=log,
+        from_devices=from_devices or [],
+        seed=seed,
+        figure=figure,
+        observe=observe,
+    )
+    if as_json:
+        _json(answer)
+        return
+    typer.echo(fit_text(answer))
+    reached = "reached" if answer["ended"] == "target" else "not reached within the budget"
+    typer.echo(f"target error    {answer['target_error']:g} %: {reached} with {answer['tried']} networks")
+    typer.echo(f"{answer['file']}, {answer['measurements']}")
 
 
 @app.command("query")
@@ -545,6 +712,52 @@ def weights_convert(
 
     answer = command(source, target, family=family, params=param or [], sha256=sha256)
     typer.echo(f"{answer['file']}: {answer['bytes']:,} bytes")
+
+
+@app.command("benchmark-engines")
+def benchmark_engines(
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="YAML file that describes a task, see docs/engines.md.")],
+    engine: Annotated[list[str] | None, typer.Option(help="Engine to compare, such as nsga2; repeat.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Evaluations per search.")] = 200,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches per engine.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Evaluations proposed together.")] = 1,
+    in_flight: Annotated[int, typer.Option(min=0, help="Evaluations always running, instead of batches.")] = 0,
+    noise: Annotated[list[str] | None, typer.Option(help="METRIC=DEVIATION of Gaussian label noise; repeat.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Searches at the same time.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for curves (CSV, PNG) and summary.json.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare search engines on a table of results: how many evaluations does each need?
+
+    Example: hwsearch benchmark-engines task.yaml --engine pareto --engine nsga2 --engine random --seeds 20
+    """
+    from rich.console import Console
+
+    from hwsearch.commands import benchmark
+    from hwsearch.report.table import comparison_table
+
+    console = Console(stderr=as_json)
+    spread = benchmark.parse_noise(noise or [])
+    with console.status("searching") as status:
+        result = benchmark.compare(
+            benchmark.load_comparison(task),
+            engines=engine or [],
+            trials=trials,
+            seeds=seeds,
+            batch=batch,
+            in_flight=in_flight,
+            noise=spread,
+            processes=processes,
+            observe=lambda name, n: status.update(f"{name}: {n} of {seeds} searches"),
+        )
+    written = benchmark.save_comparison(result, out) if out is not None else []
+    if as_json:
+        _json({"task": result.task, "seeds": seeds, "references": result.tables, "files": [str(p) for p in written]})
+        return
+    for reference, rows in result.tables.items():
+        console.print(comparison_table(rows, title=f"{result.task}, reference {reference}, {seeds} seeds"))
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True)
 
 
 import_app = typer.Typer(help="Take over results of other systems.", no_args_is_help=True)

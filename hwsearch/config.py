@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -37,11 +37,48 @@ class SupernetSection(Section):
     sha256: str | None = None
 
 
-class SparsitySection(Section):
+class _ChoicesSection(Section):
+    """Choices of genes. `keep`: those that stay although no objective can gain from them, or `all`."""
+
+    choices: tuple[str, ...] = Field(min_length=1)
+    keep: Literal["all"] | tuple[str, ...] = ()
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _all_or_list(cls, value: Any) -> Any:
+        if value != "all" and not isinstance(value, list | tuple):
+            raise ValueError(f"must be 'all' or a list of choices, but got {value!r}.")
+        return value
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for choice in self.keep if self.keep != "all" else ():
+            if choice not in self.choices:
+                raise ValueError(f"keep must list some of the choices {list(self.choices)}, but got {choice!r}.")
+        return self
+
+
+class SparsitySection(_ChoicesSection):
     """Sparsity genes: pattern names, and what shares a gene."""
 
     per: Literal["stage", "layer", "model"] = "stage"
-    choices: tuple[str, ...] = Field(min_length=1)
+
+
+class PrecisionSection(_ChoicesSection):
+    """The gene `precision`. A device measures the nets whose precision it admits."""
+
+    per: Literal["model"] = "model"
+
+
+class DecidedSection(Section):
+    """What is left of the choices, as it was decided when the run first started; written by hwsearch.
+
+    `precision`: empty where there is no such gene. `dropped`: one line per choice that was dropped: which, and why.
+    """
+
+    sparsity: tuple[str, ...] | None = None
+    precision: tuple[str, ...] | None = None
+    dropped: tuple[str, ...] = ()
 
 
 class ObjectiveSection(Section):
@@ -86,7 +123,7 @@ class ObjectiveSection(Section):
 class SearchSection(Section):
     """Which engine, and how many architectures to evaluate."""
 
-    engine: str = "nsga2"
+    engine: str = "pareto"
     options: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(default=100, ge=1)
 
@@ -104,17 +141,25 @@ class ExecutorSection(Section):
 
 
 class EvaluationSection(Section):
-    """How a subnet is evaluated. Calibration images come from the train split."""
+    """How a subnet is evaluated. Calibration images come from the train split.
+
+    `calibration_images` set the statistics of BatchNorm, the first `quantization_images` of them the ranges of int8.
+    """
 
     calibration_images: int = Field(default=512, ge=1)
     calibration_batch: int = Field(default=128, ge=1)
+    quantization_images: int = Field(default=128, ge=1)
     batch: int = Field(default=256, ge=1)
 
 
 class ExportSection(Section):
-    """Which nets of the validated front are exported: `all`, or the number of evenly spread ones."""
+    """Which nets of the validated front are exported: `all`, or the number of evenly spread ones.
+
+    `license`: of the weights, for the cards.
+    """
 
     nets: Literal["all"] | int = "all"
+    license: str | None = None
 
     @field_validator("nets", mode="before")
     @classmethod
@@ -131,6 +176,7 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0)
     supernet: SupernetSection
     sparsity: SparsitySection | None = None
+    precision: PrecisionSection | None = None
     data: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     objectives: tuple[ObjectiveSection, ...] = Field(min_length=1)
@@ -141,6 +187,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     export: ExportSection = Field(default_factory=ExportSection)
     storage: str | None = None
+    decided: DecidedSection | None = None
 
     @field_validator("name")
     @classmethod

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwsearch.data.dataset import Split
+from hwsearch.export.base import Exporter
+from hwsearch.results import Artifact
 from search_spaces.batchnorm import recalibrate
 
 
@@ -44,6 +46,46 @@ def calibration_batches(train: Split, *, n: int = 512, batch_size: int = 128, se
         raise ValueError(f"calibration must use at least 1 example, but got {n}.")
     rows = np.random.default_rng([seed, 3]).permutation(len(train))[:n]
     return [train.inputs(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
+
+
+def first(batches: Iterable[Tensor], n: int) -> list[Tensor]:
+    """Returns the first `n` examples of batches, in as many batches as they came in."""
+    kept = []
+    for batch in batches:
+        if n <= 0:
+            break
+        kept.append(batch[:n])
+        n -= len(batch)
+    return kept
+
+
+def evaluate_artifact(
+    exporter: Exporter,
+    artifact: Artifact,
+    split: Split,
+    *,
+    batch_size: int = 256,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> Score:
+    """Returns the score of an artifact on all examples of a split, computed by its real engine.
+
+    Args:
+        exporter: of the artifact's format: runs it.
+        artifact: takes one input and gives logits.
+        split: as for `evaluate`.
+        batch_size: as for `evaluate`.
+        prepare: as for `evaluate`.
+
+    Raises:
+        DeviceError: the engine cannot run it.
+    """
+    right, loss = 0, 0.0
+    for inputs, targets in split.batches(batch_size):
+        x = inputs if prepare is None else prepare(inputs)
+        logits = torch.from_numpy(exporter.run(artifact, (x.numpy(),)))
+        right += int((logits.argmax(dim=1) == targets).sum())
+        loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+    return Score(right / len(split), loss / len(split), len(split))
 
 
 @torch.no_grad()

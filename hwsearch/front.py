@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import hashlib
 import io
 import json
 import math
@@ -19,13 +18,9 @@ import numpy as np
 import torch
 
 from hwsearch import __version__, pareto
-from hwsearch.data.dataset import Dataset
 from hwsearch.distribution.executor import Executor
 from hwsearch.distribution.jobs import Evaluated, EvaluateJob, MeasureJob
-from hwsearch.distribution.workers import WEIGHTS
 from hwsearch.errors import RunFolderError, UserError
-from hwsearch.export.base import Exporter
-from hwsearch.export.verify import Agreement, verify
 from hwsearch.export.weights import decode
 from hwsearch.objectives import Objective
 from hwsearch.results import Artifact
@@ -50,6 +45,7 @@ class Member:
         remade: made again for validation, it got other weights than in the search (another machine or library).
         artifacts: name -> digest; `weights` holds the subnet's own weights.
         measured: device -> what the new measurement says of itself (repeats, environment).
+        refused: device that was to measure it -> why it could not.
         error: why validation failed, or None.
     """
 
@@ -65,6 +61,7 @@ class Member:
     remade: bool = False
     artifacts: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -93,8 +90,11 @@ def stored_front(study: Study, folder: RunFolder) -> list[Member] | None:
     tracked = {"objectives": study.objectives, "limits": study.limits}
     if any(content.get(name) != [asdict(o) for o in values] for name, values in tracked.items()):
         return None
-    if [m.index for m in stored] != [t.index for t in study.front()] or any(m.error for m in stored):
+    trials = study.front()
+    if [m.index for m in stored] != [t.index for t in trials] or any(m.error for m in stored):
         return None
+    if any(not set(study.places(t.row)) <= {*m.measured, *m.refused} for m, t in zip(stored, trials, strict=True)):
+        return None  # a device that was left out is back
     if any(folder.load_artifact(digest) is None for m in stored for digest in m.artifacts.values()):
         return None
     return stored
@@ -125,7 +125,8 @@ def validate(
     again: dict[int, Evaluated] = {}
     measured: dict[int, dict[str, Any]] = {trial.index: {} for trial in trials}
     errors: dict[int, str] = {}
-    total, done = len(trials) * (1 + len(study.devices)), 0
+    refused: dict[int, dict[str, str]] = {trial.index: {} for trial in trials}
+    total, done = sum(1 + len(study.places(trial.row)) for trial in trials), 0
 
     def finish() -> None:
         nonlocal done
@@ -140,7 +141,7 @@ def validate(
                 for index, outcome in zip(result.job.indices, result.results, strict=True):
                     done += 1
                     if isinstance(outcome, str):
-                        errors.setdefault(index, f"{result.job.device}: {outcome}")
+                        refused[index][result.job.device] = outcome
                     else:
                         measured[index][result.job.device] = outcome
                         if result.job.device not in executor.references:
@@ -154,10 +155,22 @@ def validate(
     # Everything is scored before anything is timed: all members are then timed side by side.
     for device in study.devices:
         for trial in trials:
-            if trial.index not in errors:
-                executor.submit(MeasureJob(device, (trial.index,), (again[trial.index].artifacts[device],)))
+            if trial.index in errors or device not in study.places(trial.row):
+                continue
+            artifact = again[trial.index].artifacts.get(device)
+            if artifact is None:
+                refused[trial.index][device] = "it could not be exported"
+            else:
+                executor.submit(MeasureJob(device, (trial.index,), (artifact,)))
     finish()
-    members = [_member(trial, again[trial.index], measured[trial.index], errors, study, folder) for trial in trials]
+    for index, reasons in refused.items():
+        if reasons and not measured[index]:
+            device, reason = next(iter(reasons.items()))
+            errors.setdefault(index, f"{device}: {reason}")
+    members = [
+        _member(trial, again[trial.index], measured[trial.index], refused[trial.index], errors, study, folder)
+        for trial in trials
+    ]
     members = _flag(members, study.objectives, study.limits)
     save_front(members, study.objectives, study.limits, folder)
     return members
@@ -167,6 +180,7 @@ def _member(
     trial: Trial,
     again: Evaluated,
     measured: Mapping[str, Any],
+    refused: Mapping[str, str],
     errors: Mapping[int, str],
     study: Study,
     folder: RunFolder,
@@ -195,6 +209,7 @@ def _member(
         validated_stds=stds,
         artifacts=artifacts,
         measured=details,
+        refused=refused,
         remade=before is not None and now is not None and before != now,
         error=errors.get(trial.index),
     )
@@ -205,7 +220,10 @@ def _flag(members: list[Member], objectives: Sequence[Objective], limits: Sequen
     if not members:
         return members
     losses = np.array([[o.loss(m.validated.get(o.name, math.nan)) for o in objectives] for m in members])
-    best = pareto.front(losses)
+    # Not every device measures every net: what another one measured, and this one did not, lies beyond the worst.
+    elsewhere = np.array([[bool(o.device and m.measured) for o in objectives] for m in members])
+    absent = np.isnan(losses) & elsewhere & np.array([m.error is None for m in members])[:, None]
+    best = pareto.front(pareto.beyond(losses, absent))
     return [
         replace(
             m,
@@ -241,8 +259,25 @@ def save_front(
         "objectives": [asdict(o) for o in objectives],
         "limits": [asdict(o) for o in limits],
         "members": [asdict(m) for m in members],
+        "fronts": {device: front_of(members, device, objectives) for device in devices_of(objectives)},
     }
     write_json(folder.front_json, content)
+
+
+def devices_of(objectives: Sequence[Objective]) -> list[str]:
+    """Returns the devices of objectives, in order."""
+    return list(dict.fromkeys(o.device for o in objectives if o.device is not None))
+
+
+def front_of(members: Sequence[Member], device: str, objectives: Sequence[Objective]) -> list[str]:
+    """Returns the keys of the members that are best for one device, by their validated values.
+
+    Only what that device measured takes part, and only its own objectives and those of no device count.
+    """
+    own = [o for o in objectives if o.device in (None, device)]
+    losses = np.array([[o.loss(m.validated.get(o.name, math.nan)) for o in own] for m in members])
+    losses = losses.reshape(len(members), len(own))
+    return [m.key for m, best in zip(members, pareto.front(losses), strict=True) if best and m.error is None]
 
 
 def spread(members: Sequence[Member], count: int, objective: Objective) -> list[Member]:
@@ -252,99 +287,6 @@ def spread(members: Sequence[Member], count: int, objective: Objective) -> list[
         return list(members)
     at = np.unique(np.round(np.linspace(0, len(ranked) - 1, count)).astype(int)) if count > 1 else np.arange(count)
     return [ranked[i] for i in at]
-
-
-def export_member(
-    member: Member,
-    supernet: Supernet,
-    folder: RunFolder,
-    *,
-    exporter: Exporter,
-    dataset: Dataset | None,
-    origin: str | None = None,
-    command: Sequence[str] = (),
-) -> Agreement:
-    """Writes `models/<key>/`: the ONNX model, its weights and its card, after checking the model against the module.
-
-    Args:
-        member: of the validated front.
-        supernet: builds the skeleton; its weights are not used.
-        folder: of the run; holds the member's artifacts.
-        exporter: of ONNX; used where no device's artifact is ONNX.
-        dataset: real inputs for the check, or None.
-        origin: of the weights, for the card.
-        command: that made the run, for the card.
-
-    Raises:
-        RunFolderError: the member's weights are gone.
-        DeviceError: the exported model does not agree with the module within 1e-4.
-    """
-    if member.error is not None:
-        raise RunFolderError(f"net {member.key} must have been validated, but: {member.error}")
-    if WEIGHTS not in member.artifacts:
-        raise RunFolderError(
-            f"net {member.key} must have weights to be exported, but this run counts costs alone: "
-            "give supernet.weights, or an objective such as accuracy."
-        )
-    weights = folder.load_artifact(member.artifacts[WEIGHTS])
-    if weights is None:
-        raise RunFolderError(
-            f"the weights of {member.key} must be in {folder.artifacts}, but they are not, or damaged: "
-            "`hwsearch run` makes them again."
-        )
-    arch = supernet.space.architecture(member.architecture)
-    module = plain_module(supernet, member.architecture, weights)
-    generator = torch.Generator().manual_seed(0)
-    example = supernet.family.example_inputs(batch=2, generator=generator, arch=arch)
-    model: Artifact | None = None
-    for name, digest in member.artifacts.items():
-        if name != WEIGHTS and model is None:
-            stored = folder.load_artifact(digest)
-            model = stored if stored is not None and stored.format == exporter.format else None
-    if model is None:
-        model = exporter.export(module, example, costs=weights.costs)
-    batches = [supernet.family.example_inputs(batch=8, generator=generator, arch=arch)]
-    if dataset is not None:
-        rows = np.arange(min(64, len(dataset.holdout)))
-        batches.append((supernet.family.prepare(dataset.holdout.inputs(rows), arch),))
-    agreement = verify(module, model, exporter, batches=batches)
-    target = folder.models / member.key
-    files = {"model.onnx": model.content, **weights.files}
-    for name, content in files.items():
-        write_atomic(target / name, content)
-    card = {
-        "format_version": 1,
-        "key": member.key,
-        "architecture": dict(member.architecture),
-        "metrics": _with_spreads(member.validated, member.validated_stds),
-        "search_metrics": _with_spreads(member.metrics, member.stds),
-        "measured": dict(member.measured),
-        "behind": member.behind,
-        "passed_limits": list(member.passed),
-        "weights": origin,
-        "agreement": asdict(agreement),
-        "precision": model.precision,
-        "input_shapes": [list(tensor.shape[1:]) for tensor in example],
-        "data": None if dataset is None else dataset.card(),
-        "files": {name: {"bytes": len(content), "sha256": _sha256(content)} for name, content in files.items()},
-        "artifact_sha256": model.sha256,
-        "versions": versions(),
-        "command": list(command),
-    }
-    write_json(target / "card.json", card)
-    return agreement
-
-
-def is_exported(member: Member, folder: RunFolder) -> bool:
-    """Whether `models/<key>/` holds this member as it was validated, whole."""
-    target = folder.models / member.key
-    try:
-        card = json.loads((target / "card.json").read_text())
-        whole = all(_sha256((target / name).read_bytes()) == f["sha256"] for name, f in card["files"].items())
-        shown = {name: metric["value"] for name, metric in card["metrics"].items()}
-        return bool(whole and shown == member.validated and card["behind"] == member.behind)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def plain_module(supernet: Supernet, architecture: Mapping[str, Any], weights: Artifact) -> torch.nn.Module:
@@ -381,11 +323,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return {**found, "executable": sys.executable}
-
-
-def _with_spreads(metrics: Mapping[str, float], stds: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
-    return {name: {"value": value, "std": stds.get(name)} for name, value in metrics.items()}
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

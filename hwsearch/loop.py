@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from hwsearch.distribution.executor import Executor
@@ -42,6 +42,8 @@ class Search:
         self._left: deque[tuple[int, str]] = deque()  # evaluated earlier, not measured yet
         self._remaking: dict[int, set[str]] = {}  # of these, being evaluated again for the artifacts of devices
         self._latest_error: str | None = None
+        self.left_out: dict[str, str] = {}
+        """Device that the search goes on without -> why."""
         executor.references.update(folder.references())
 
     def run(self, trials: int, *, observe: Callable[[SearchProgress], None] | None = None) -> SearchResult:
@@ -104,23 +106,36 @@ class Search:
                 for device in devices:
                     self.study.record_measurement(index, device, evaluation.error)
         else:
-            devices = set(self.study.devices)
+            devices = set(self.study.places(self.study.trial(index).row))
             attributes = {**evaluation.attributes, "artifacts": artifacts}
             evaluation = replace(evaluation, attributes=attributes)
             self.study.record(index, evaluation)
         if evaluation.error is None:
+            refused: Mapping[str, str] = evaluation.attributes.get("not_exported", {})  # type: ignore[assignment]
             for device in self.study.devices:
-                if device in devices:
+                if device in devices and device in result.artifacts:
                     self.executor.submit(MeasureJob(device, (index,), (result.artifacts[device],)))
+                elif device in devices:
+                    self.study.record_measurement(index, device, refused.get(device, "there is nothing to measure"))
 
     def _measured(self, result: Measured) -> None:
         device = result.job.device
+        if device in self.executor.broken:
+            self.leave_out(device, self.executor.broken[device])
+            return
         for index, measurement in zip(result.job.indices, result.results, strict=True):
             self.study.record_measurement(index, device, measurement)
             if isinstance(measurement, str):
                 self._latest_error = f"{device}: {measurement}"
             elif device not in self.executor.references:
                 self.executor.references.update(self.folder.freeze_reference(device, measurement))
+
+    def leave_out(self, device: str, reason: str) -> None:
+        """Goes on without a device that does not come up; a later start of the run measures what it missed."""
+        if device not in self.left_out:
+            self.left_out[device] = reason
+            self.study.leave_out(device)
+            self._left = deque((index, d) for index, d in self._left if d != device)
 
     def _n_done(self) -> int:
         return int((self.study.history().state != State.RUNNING).sum())

@@ -26,6 +26,28 @@ def front(losses: FloatArray) -> NDArray[np.bool_]:
     return mask
 
 
+def beyond(losses: FloatArray, absent: NDArray[np.bool_]) -> FloatArray:
+    """Returns losses (n, m) whose absent entries lie a tenth of the known span beyond the worst of their column.
+
+    What cannot be had at all (a net on a device that does not take its precision) is so worse than anything that can,
+    and still a number: nets of different devices never beat one another, and their front is the union of the fronts.
+    A column of which nothing is known becomes 0.
+
+    Args:
+        losses: (n, m), NaN where not known.
+        absent: (n, m), which entries to fill.
+    """
+    filled = np.array(losses, dtype=np.float64)
+    for j in np.flatnonzero(absent.any(axis=0)):
+        known = filled[np.isfinite(filled[:, j]) & ~absent[:, j], j]
+        if len(known) == 0:
+            filled[absent[:, j], j] = 0.0
+            continue
+        span = float(known.max() - known.min()) or abs(float(known.max())) or 1.0
+        filled[absent[:, j], j] = known.max() + 0.1 * span
+    return filled
+
+
 def ranks(losses: FloatArray) -> NDArray[np.int64]:
     """Returns the non-dominated rank of every point (n,), 0 = front (Deb et al. 2002, fast non-dominated sort)."""
     losses = np.ascontiguousarray(losses, dtype=np.float64)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +80,9 @@ class Artifact:
     costs: Mapping[str, float] = field(default_factory=dict)
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Digest of format, precision and all files."""
+        """Digest of format, precision and all files; computed once, which takes about a ms per MB."""
         digest = hashlib.sha256(f"{self.format}/{self.precision}".encode())
         for name in sorted(self.files):
             digest.update(name.encode() + b"\0" + hashlib.sha256(self.files[name]).digest())

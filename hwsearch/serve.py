@@ -19,6 +19,7 @@ from typing import Any
 from hwsearch import build
 from hwsearch.errors import UserError, missing_extra
 from hwsearch.service.catalog import Catalog
+from hwsearch.service.door import Door, can_share, shared_socket
 from hwsearch.service.loading import load
 from hwsearch.service.settings import Settings, digest
 from hwsearch.service.telemetry import Snapshot
@@ -89,15 +90,29 @@ class Replica:
         paths, config: see `open_catalog`.
         settings: limits and key.
         board: handle of the `Board`.
+        listen: host and port to serve itself, shared with its siblings; None leaves HTTP to Ray Serve's proxy.
     """
 
-    def __init__(self, paths: Sequence[Path], config: Path | None, settings: Settings, board: Any) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        config: Path | None,
+        settings: Settings,
+        board: Any,
+        listen: tuple[str, int] | None = None,
+    ) -> None:
         from hwsearch.service.web import Service
 
         self._id, self._board = uuid.uuid4().hex, board
         self._service = Service(open_catalog(paths, config), settings=settings, gather=self._gather)
         self._stop = threading.Event()
+        self._door = None if listen is None else Door(self._service.app, *listen)
         threading.Thread(target=self._report, daemon=True, name="hwsearch-report").start()
+
+    def check_health(self) -> None:
+        """Raises RuntimeError when this process no longer serves; Ray Serve asks, and replaces it then."""
+        if self._door is not None and not self._door.open:
+            raise RuntimeError("the HTTP server of this replica must run, but it has ended.")
 
     def __serve_build_asgi_app__(self) -> Any:
         """Returns the application; Ray Serve asks for it once."""
@@ -114,9 +129,11 @@ class Replica:
                 return
 
     def __del__(self) -> None:
-        stop = getattr(self, "_stop", None)
+        stop, door = getattr(self, "_stop", None), getattr(self, "_door", None)
         if stop is not None:
             stop.set()
+        if door is not None:
+            door.close()
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,10 @@ def serving(
 ) -> Iterator[Running]:
     """Serves predictor files and run folders until the context ends.
 
+    With a Ray of our own every replica listens itself on the one port, and the kernel deals out connections: Ray
+    Serve's proxy would cost more than the answers. Ray Serve starts, watches and replaces the replicas. On a cluster,
+    whose nodes have different addresses, its proxy serves.
+
     Args:
         paths: files and folders; on a cluster every node must be able to read them.
         host: to listen on.
@@ -181,13 +202,17 @@ def serving(
     except ImportError as error:
         raise missing_extra("ray[serve]", "serve", "hwsearch serve") from error
     here = not ray.is_initialized()
+    direct = address is None and can_share()
+    held = None
     try:
+        if direct:
+            held = shared_socket(host, port)  # keeps the port ours while no replica listens
         if here:
             _init(address)
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(
-            proxy_location="HeadOnly",
+            proxy_location="Disabled" if direct else "HeadOnly",
             http_options={"host": host, "port": port, "request_timeout_s": 2 * settings.timeout_s + 5},
             logging_config=quiet,
         )
@@ -202,11 +227,15 @@ def serving(
             health_check_timeout_s=10.0,
             graceful_shutdown_timeout_s=5.0,
             logging_config=quiet,
-        )(serve.ingress()(Replica))
-        serve.run(deployment.bind(paths, config, settings, board), name=NAME, route_prefix="/")
+        )(Replica if direct else serve.ingress()(Replica))
+        listen = (host, port) if direct else None
+        bound = deployment.bind(paths, config, settings, board, listen)
+        serve.run(bound, name=NAME, route_prefix=None if direct else "/")
         shown = f"[{host}]" if ":" in host else host
         yield Running(f"http://{shown}:{port}", board)
     finally:
+        if held is not None:
+            held.close()
         if ray.is_initialized():
             stop: Callable[[], Any] = serve.shutdown
             stop()

@@ -22,6 +22,7 @@ from hwsearch import pareto
 from hwsearch.errors import RunFolderError, UserError
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, History, Measurement, State
+from search_spaces.precision import GENE
 from search_spaces.space import Population, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -90,9 +91,10 @@ class Trial:
         state: running, finished (all its metrics arrived) or failed.
         metrics, stds: by metric name (`accuracy`, `latency_ms@cpu`), in the user's direction and unit.
         seconds: wall time of its evaluation.
-        error: one line, or None.
+        error: one line, or None: its evaluation failed, or every device did.
         attributes: JSON-able extras: artifacts by device, engine attributes, environments.
         arrived: devices whose record arrived; None stands for the evaluation.
+        refused: device -> why it could not measure this net.
     """
 
     index: int
@@ -105,6 +107,7 @@ class Trial:
     error: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     arrived: set[str | None] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 class Study:
@@ -121,6 +124,7 @@ class Study:
         limits: objectives with a limit (also ones that are only limits).
         devices: every device that trials are measured on.
         storage: read once, here.
+        admitted: device -> precisions that it measures, where the space has the gene `precision`; None: all.
         read_only: for looking at a run without its lock: nothing is written, and studies that are not there yet have
             no trials.
     """
@@ -134,11 +138,14 @@ class Study:
         limits: Sequence[Objective] = (),
         devices: Sequence[str] = (),
         storage: BaseStorage,
+        admitted: Mapping[str, Sequence[str]] | None = None,
         read_only: bool = False,
     ) -> None:
         self.name, self.space, self.read_only = name, space, read_only
         self.objectives, self.limits = tuple(objectives), tuple(limits)
         self.devices = tuple(devices)
+        self._admitted = dict(admitted or {}) if GENE in space.index else {}
+        self._left_out: set[str] = set()
         self.trials: list[Trial] = []  # in proposal order
         self._by_index: dict[int, Trial] = {}
         self._losses = np.zeros((0, len(self.objectives)))
@@ -231,11 +238,19 @@ class Study:
     # -- what engines and reports see ----------------------------------------------------------------
 
     def history(self) -> History:
-        """Returns all finished, failed and running trials in proposal order: read-only views of what is known now."""
+        """Returns all finished, failed and running trials in proposal order: read-only, as it is known now.
+
+        Objectives of a finished trial on devices that do not measure it lie beyond the worst (`pareto.beyond`).
+        """
         n = len(self.trials)
+        losses = self._losses[:n]
+        finished = self._state[:n] == State.FINISHED
+        absent = np.isnan(losses) & finished[:, None]
+        if absent.any():
+            losses = pareto.beyond(losses, absent)
         return History(
             genotypes=_read_only(self._rows[:n]),
-            losses=_read_only(self._losses[:n]),
+            losses=_read_only(losses),
             violations=_read_only(self._violations[:n]),
             state=_read_only(self._state[:n]),
             stds=_read_only(self._stds[:n]),
@@ -248,6 +263,23 @@ class Study:
         losses[~history.feasible] = math.nan
         return [trial for trial, member in zip(self.trials, pareto.front(losses), strict=True) if member]
 
+    def places(self, row: NDArray[np.uint8]) -> tuple[str, ...]:
+        """Returns the devices that measure a genotype (g,): those that admit its precision and are not left out."""
+        return tuple(d for d in self._meant_for(row) if d not in self._left_out)
+
+    def _meant_for(self, row: NDArray[np.uint8]) -> tuple[str, ...]:
+        if not self._admitted:
+            return self.devices
+        at = self.space.index[GENE]
+        precision = self.space.genes[at].choices[int(row[at])]
+        return tuple(d for d in self.devices if precision in self._admitted[d])
+
+    def leave_out(self, device: str) -> None:
+        """Does without a device from now on, in this process: nothing waits for it, and it may measure later."""
+        self._left_out.add(device)
+        for trial in self.trials:
+            self._judge(trial)
+
     def trial(self, index: int) -> Trial:
         """Returns the trial of a proposal index."""
         return self._by_index[index]
@@ -258,7 +290,7 @@ class Study:
             (t.index, device)
             for t in self.trials
             if None in t.arrived and t.state == State.RUNNING
-            for device in self.devices
+            for device in self.places(t.row)
             if device not in t.arrived
         ]
 
@@ -375,17 +407,34 @@ class Study:
         trial.stds.update(evaluation.stds)
         trial.seconds += evaluation.seconds
         trial.attributes.update(evaluation.attributes)
-        trial.error = trial.error or evaluation.error
+        if device is None:
+            trial.error = evaluation.error
+        elif evaluation.error is not None:
+            trial.refused[device] = evaluation.error
         for j, objective in enumerate(self.objectives):
             self._losses[n, j] = objective.loss(trial.metrics.get(objective.name, math.nan))
             self._stds[n, j] = trial.stds.get(objective.name, math.nan)
-        for j, limit in enumerate(self.limits):
-            self._violations[n, j] = limit.violation(trial.metrics.get(limit.name, math.nan))
-        if trial.error is not None and (device is None or len(trial.arrived) == 1 + len(self.devices)):
+        self._judge(trial)
+
+    def _judge(self, trial: Trial) -> None:
+        """Sets the state of a trial: failed when its evaluation, or every device that it was meant for, failed."""
+        if None not in trial.arrived:
+            return
+        meant = self._meant_for(trial.row)
+        waiting = [d for d in meant if d not in trial.arrived and d not in self._left_out]
+        measured = [d for d in meant if d in trial.arrived and d not in trial.refused]
+        if trial.error is None and meant and not waiting and not measured:
+            trial.error = next(iter(trial.refused.values()), None)
+        if trial.error is not None:
             trial.state = State.FAILED
-        elif len(trial.arrived) == 1 + len(self.devices):
+        elif not waiting and (measured or not meant):
             trial.state = State.FINISHED
+        n = self._position[trial.index]
         self._state[n] = trial.state
+        for j, limit in enumerate(self.limits):
+            violation = limit.violation(trial.metrics.get(limit.name, math.nan))
+            elsewhere = limit.device is not None and limit.device not in self.places(trial.row)
+            self._violations[n, j] = 0.0 if math.isnan(violation) and elsewhere else violation
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,19 @@ CANDIDATES: tuple[Candidate, ...] = (
 )
 
 
+def _logs() -> Iterator[Candidate]:
+    there = {(c.model, c.sets, c.options) for c in CANDIDATES if c.target == "log"}
+    for candidate in CANDIDATES:
+        if candidate.target == "log":
+            yield candidate
+        elif (candidate.model, candidate.sets, candidate.options) not in there:
+            yield replace(candidate, target="log")
+
+
+LOG_CANDIDATES = tuple(_logs())
+"""The same models, each on the logarithm of the values."""
+
+
 class Auto(Predictor):
     """Fits every candidate that suits the data, weighs them by stacking on held-out errors, and keeps those that count.
 
@@ -106,7 +119,7 @@ class Auto(Predictor):
         if seconds is not None and seconds <= 0:
             raise ValueError(f"seconds must be positive, but got {seconds}.")
         self.layers, self.batch, self.seconds = layers, batch, seconds
-        self.candidates = tuple(c for c in candidates if layers is not None or not set(c.sets) & set(COST_SETS))
+        self.candidates = tuple(c for c in candidates if layers is not None or not self.needs_costs(c))
         if not self.candidates:
             raise ValueError("candidates must hold a model that needs no layer costs where there are none.")
         self.members_: list[FeatureModel] = []
@@ -126,7 +139,7 @@ class Auto(Predictor):
         features: dict[tuple[str, ...], tuple[Features, FloatArray]] = {}
         models: dict[str, FeatureModel] = {}
         with one_thread(len(rows)):
-            for candidate in self._suitable(len(rows), positive):
+            for candidate in self.suitable(len(rows), positive):
                 if candidate.sets not in features:
                     made = Features(self.space, candidate.sets, layers=self.layers, batch=self.batch)
                     features[candidate.sets] = (made, made.matrix(rows))
@@ -154,7 +167,12 @@ class Auto(Predictor):
         self.held_ = Prediction(outer, np.sqrt(spread) * self.stretch_)
         return self
 
-    def _suitable(self, n: int, positive: bool) -> list[Candidate]:
+    @staticmethod
+    def needs_costs(candidate: Candidate) -> bool:
+        """Returns whether a candidate's features are made from layer costs."""
+        return bool(set(candidate.sets) & set(COST_SETS))
+
+    def suitable(self, n: int, positive: bool) -> list[Candidate]:
         """Returns the candidates for n rows: as many, in order, as the time allows; the first suitable one always."""
         budget = min(60.0, 4.0 + n / 25) if self.seconds is None else self.seconds
         out: list[Candidate] = []

@@ -21,7 +21,7 @@ LEAST_ROWS = 3
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Errors after training on `rows` rows; `mape` in percent, None where a value is 0; `kendall` None for constants."""
+    """Errors after training on `rows` rows; `mape` in percent, None where a value is 0, `kendall` for constants."""
 
     rows: int
     tested: int
@@ -75,7 +75,8 @@ class StageResidual:
     gene, value: of the rows in question.
     n: rows with it.
     mean: of their residuals, predicted minus measured; of the value's share where all values are positive.
-    z: the mean in standard errors. Among a hundred gene values one passes 2.6 by chance; 4 is worth a look.
+    z: its distance from the mean of all, in standard errors of n residuals of the whole table's spread. Among a
+        hundred gene values one passes 2.6 by chance; 4 is worth a look.
     """
 
     stage: str
@@ -102,6 +103,7 @@ def stage_residuals(
     if (values > 0).all():
         residual = residual / values
     centred = residual - residual.mean()
+    spread = float(residual.std())
     active = space.active(rows)
     found: dict[str, StageResidual] = {}
     for g, gene in enumerate(space.genes):
@@ -111,8 +113,7 @@ def stage_residuals(
             n = int(mask.sum())
             if n < LEAST_ROWS or n > len(rows) - LEAST_ROWS:
                 continue
-            spread = float(residual[mask].std(ddof=1))
-            z = float(centred[mask].mean() / max(spread / np.sqrt(n), 1e-300)) if spread > 0 else 0.0
+            z = float(centred[mask].mean() / spread * np.sqrt(n)) if spread > 0 else 0.0
             if stage not in found or abs(z) > abs(found[stage].z):
                 found[stage] = StageResidual(stage, gene.name, value, n, float(residual[mask].mean()), z)
     return list(found.values())
@@ -148,8 +149,9 @@ def label_noise(population: Population, values: FloatArray) -> LabelNoise | None
     n = counts[group][repeated]
     labels = values[repeated]
     # A label is nearer to the mean of its group than to the truth, by sqrt((n - 1) / n).
-    error = (labels - means[group][repeated]) * np.sqrt(n / (n - 1))
-    std = float(np.sqrt(((labels - means[group][repeated]) ** 2).sum() / (len(labels) - len(np.unique(group[repeated])))))
+    away = labels - means[group][repeated]
+    error = away * np.sqrt(n / (n - 1))
+    std = float(np.sqrt((away**2).sum() / (len(labels) - (counts > 1).sum())))
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.flatnonzero(counts > 1))
     first, second = values[order[starts]], values[order[starts + 1]]

@@ -13,6 +13,9 @@ from predictors.base import FloatArray, LayerFunction
 from search_spaces.layers import LayerSpec
 from search_spaces.space import Population, SearchSpace
 
+FEW_ROWS = 64
+"""Up to here one step over all columns is faster than one step per column."""
+
 
 class Reading:
     """What blocks read of a population, each part computed once and only when it is wanted."""
@@ -34,6 +37,8 @@ class Reading:
     def hot(self) -> FloatArray:
         """One column per gene and distinct choice of `hot_choices`: 1 where active and chosen, (n, h)."""
         genes, choices = hot_choices(self.space)
+        if len(self.rows) <= FEW_ROWS:
+            return np.asarray((self.rows[:, genes] == choices) & self.active[:, genes], dtype=np.float64)
         out = np.empty((len(self.rows), len(genes)), order="F")  # columns are written one by one
         for gene in range(self.space.n_genes):
             column, active = self.rows[:, gene], self.active[:, gene]

@@ -19,16 +19,33 @@ from predictors.auto import Auto
 from predictors.base import FloatArray, Predictor, Sources, State
 from predictors.ensemble import DeepEnsemble
 from predictors.gaussian_process import GaussianProcess
+from predictors.graph_network import GraphNetwork
+from predictors.lookup_table import LookupTable
 from predictors.non_negative import NonNegative
 from predictors.ridge import Ridge
+from predictors.roofline import Roofline
 from predictors.svr import SupportVectors
+from predictors.transfer import Transfer
 from predictors.trees import BoostedTrees
 from search_spaces.genes import Condition, Gene
 from search_spaces.space import Population, SearchSpace
 
 FORMAT = 1
 KEY = "hwsearch_predictor"
-MODELS = (Analytic, Auto, BoostedTrees, DeepEnsemble, GaussianProcess, NonNegative, Ridge, SupportVectors)
+MODELS = (
+    Analytic,
+    Auto,
+    BoostedTrees,
+    DeepEnsemble,
+    GaussianProcess,
+    GraphNetwork,
+    LookupTable,
+    NonNegative,
+    Ridge,
+    Roofline,
+    SupportVectors,
+    Transfer,
+)
 KINDS: dict[str, type[Predictor]] = {model.kind: model for model in MODELS}
 Scalar = str | int | float | bool | None
 
@@ -124,8 +141,8 @@ def load(
     """
     path = Path(path)
     head, arrays = _read(path)
+    card = _card(path, head)
     try:
-        card = Card(**{f.name: head["card"][f.name] for f in fields(Card)})
         stored = space_from_json(head["space"]["genes"])
         fingerprint, kind, settings = (head["space"]["fingerprint"], head["kind"], head["settings"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -155,6 +172,23 @@ def load(
     except (KeyError, TypeError, IndexError) as error:
         raise PredictorFileError(f"{path} must hold a whole {kind} model, but a part is missing: {error}.") from error
     return Loaded(predictor, card)
+
+
+def read_card(path: str | Path) -> Card:
+    """Returns the card of a predictor file, for those who must know what it is about before they load it.
+
+    Raises:
+        PredictorFileError: no such file, not a predictor, damaged, or of a newer format.
+    """
+    path = Path(path)
+    return _card(path, _read(path)[0])
+
+
+def _card(path: Path, head: Mapping[str, Any]) -> Card:
+    try:
+        return Card(**{f.name: head["card"][f.name] for f in fields(Card)})
+    except (KeyError, TypeError) as error:
+        raise PredictorFileError(f"{path} must be a predictor file, but its description is incomplete.") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

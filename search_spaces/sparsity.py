@@ -14,7 +14,7 @@ from search_spaces.block_sparsity import Block
 from search_spaces.kernel_groups import KernelGroups
 from search_spaces.pattern import FP32_BYTES as FP32_BYTES
 from search_spaces.pattern import Pattern as Pattern
-from search_spaces.pattern import kept, top_mask
+from search_spaces.pattern import best_of_rows, kept, top_mask
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,12 @@ class NOfM(Pattern):
     def _mask(self, scores: Tensor) -> Tensor:
         rows = scores.movedim(1, -1)  # (outputs, *kernel, inputs)
         blocks = rows.reshape(-1, self.m)
-        if self.m <= PAIRWISE_UP_TO:
-            mask = _best_by_pairs(blocks, self.n)
-        else:
-            order = blocks.argsort(dim=1, descending=True, stable=True)[:, : self.n]
-            mask = torch.zeros_like(blocks, dtype=torch.bool).scatter_(1, order, True)
+        mask = _best_by_pairs(blocks, self.n) if self.m <= PAIRWISE_UP_TO else best_of_rows(blocks, self.n)
         return mask.reshape(rows.shape).movedim(-1, 1)
 
 
-PAIRWISE_UP_TO = 16
-"""Largest m for which comparing all pairs is faster than sorting every block (4 times at 4, 2 times at 16)."""
+PAIRWISE_UP_TO = 4
+"""Largest m for which comparing all pairs is faster than partitioning every block."""
 
 
 def _best_by_pairs(blocks: Tensor, n: int) -> Tensor:

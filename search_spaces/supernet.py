@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from search_spaces.genes import Gene, Value
 from search_spaces.layers import Costs, IntArray, LayerSpec, total_costs
 from search_spaces.model_bytes import Precision, model_bytes
 from search_spaces.pattern import masked
+from search_spaces.precision import GENE, bytes_at, precision_gene
 from search_spaces.slicing import Transform, slice_tensor
 from search_spaces.space import Population, SearchSpace
 from search_spaces.sparsity import Pattern, parse_pattern
@@ -160,16 +161,24 @@ class Supernet(nn.Module):
     Args:
         family: what to build.
         sparsity: sparsity genes, appended to the family's.
+        precisions: choices of the gene `precision`, appended last; none: no such gene, and everything is fp32.
         seed: of the initial weights.
         meta: leave the full weights without storage until `load_arrays`.
     """
 
     def __init__(
-        self, family: Family, *, sparsity: SparsityGenes | None = None, seed: int = 0, meta: bool = False
+        self,
+        family: Family,
+        *,
+        sparsity: SparsityGenes | None = None,
+        precisions: Sequence[str] = (),
+        seed: int = 0,
+        meta: bool = False,
     ) -> None:
         super().__init__()
         self.family = family
         self.sparsity = sparsity
+        self.precisions = tuple(precisions)
         self._owner: dict[str, str] = {}
         if sparsity is None:
             self.space = family.space
@@ -178,6 +187,8 @@ class Supernet(nn.Module):
             layers = family.layers(family.space.columns(row[None]))
             self.space = SearchSpace([*family.space.genes, *sparsity.genes(layers)])
             self._owner = {layer.name: sparsity.gene_of(layer) for layer in layers if layer.may_be_sparse}
+        if self.precisions:
+            self.space = SearchSpace([*self.space.genes, precision_gene(self.precisions)])
         if meta:
             with torch.device("meta"):
                 self.full = family.build_full()
@@ -312,10 +323,10 @@ class Supernet(nn.Module):
     def costs(self, population: Population) -> Costs:
         """Returns exact costs, each (n,), of a population (n, g); without the layers."""
         population = np.ascontiguousarray(population)
-        parts = []
-        for start in range(0, max(len(population), 1), COST_CHUNK):
-            rows = population[start : start + COST_CHUNK]
-            parts.append(total_costs(self.layers(rows), len(rows)))
+        parts = [
+            self._costs(population[start : start + COST_CHUNK])
+            for start in range(0, max(len(population), 1), COST_CHUNK)
+        ]
         macs, parameters, nonzeros, stored, peak = (
             np.concatenate([getattr(part, name) for part in parts]) for name in Costs.METRICS
         )
@@ -323,7 +334,20 @@ class Supernet(nn.Module):
 
     def layer_costs(self, arch: Architecture | Mapping[str, Value]) -> Costs:
         """Returns the exact costs of one architecture; `.layers` holds its layers with sizes of shape (1,)."""
-        return total_costs(self.layers(self.space.row(arch)[None]), 1)
+        return self._costs(self.space.row(arch)[None])
+
+    def _costs(self, rows: Population) -> Costs:
+        """Returns the costs of a population (n, g); stored bytes at each row's precision."""
+        layers = self.layers(rows)
+        costs = total_costs(layers, len(rows))
+        if not self.precisions:
+            return costs
+        stored = costs.stored_bytes.copy()
+        chosen = rows[:, self.space.index[GENE]]
+        for i, precision in enumerate(self.precisions):
+            if precision != "fp32" and (chosen == i).any():
+                stored[chosen == i] = bytes_at(layers, len(rows), precision)[chosen == i]
+        return replace(costs, stored_bytes=stored)
 
     def model_bytes(self, population: Population, precision: Precision) -> IntArray:
         """Returns the bytes of all tensors (n,) of a population (n, g) at a precision: fp32, fp16, bf16 or int8."""

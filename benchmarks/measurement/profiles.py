@@ -1,6 +1,6 @@
 """Capability cards of the engines on this machine, and what a search would drop because of them.
 
-python -m benchmarks.measurement.profiles [--runtimes onnxruntime openvino] [--out FOLDER]
+python -m benchmarks.measurement.profiles [--runtimes onnxruntime openvino litert] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from hwsearch.devices.card import decide
 from hwsearch.devices.profile import PATTERNS, profile, profiling_spec
 from hwsearch.objectives import Objective
 
-PRECISIONS = {"onnxruntime": ("fp32", "int8", "int8-dynamic"), "openvino": ("fp32", "int8", "bf16"), "torch": ("fp32",)}
+PRECISIONS = {"onnxruntime": ("fp32", "int8", "int8-dynamic"), "openvino": ("fp32", "int8", "bf16")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino"])
+    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino", "litert"])
     parser.add_argument("--max-seconds", type=float, default=5.0)
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--out", type=Path)
@@ -31,8 +31,8 @@ def main() -> None:
     accuracy = Objective("accuracy", direction="maximize")
     for runtime in args.runtimes:
         kind = build.named("devices", runtime, "runtime")
-        spec = DeviceSpec(name=runtime, runtime=runtime, precisions=PRECISIONS[runtime])
-        spec = profiling_spec(spec, in_process=True).model_copy(update={"max_seconds": args.max_seconds})
+        spec = DeviceSpec(name=runtime, runtime=runtime, precisions=PRECISIONS.get(runtime, ("fp32",)))
+        spec = profiling_spec(spec).model_copy(update={"max_seconds": args.max_seconds})
         try:
             device = kind(spec)
         except RuntimeError as error:  # a CPU without bf16
@@ -41,14 +41,14 @@ def main() -> None:
         exporter = build.named("exporters", kind.opens(spec)[0], "exporter")()
         started = time.perf_counter()
         card = profile(device, exporter, created=date.today().isoformat(), side=args.side)
-        print(card.table())
+        print(card.table(), flush=True)
         print(f"{time.perf_counter() - started:.0f} s\n")
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / f"{runtime}.card.json").write_text(card.to_json())
         latency = Objective("latency_ms", device=runtime)
         cards = {runtime: card}
-        for group, choices in (("sparsity", PATTERNS), ("precision", PRECISIONS[runtime][1:])):
+        for group, choices in (("sparsity", PATTERNS), ("precision", spec.precisions[1:])):
             for decision in decide(choices, group=group, objectives=[accuracy, latency], cards=cards):
                 print(f"{decision.choice}: {'kept' if decision.kept else 'dropped'}: {decision.reason}")
         print()

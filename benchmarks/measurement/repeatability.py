@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -15,6 +18,8 @@ from scipy.stats import kendalltau
 from benchmarks.measurement.nets import modules, one_thread, space, stratified
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.devices.onnxruntime_device import OnnxRuntimeDevice
+from hwsearch.devices.timed import TimedDevice
+from hwsearch.devices.timing import TimingResult
 from hwsearch.export.base import Exporter
 from hwsearch.export.onnx_exporter import OnnxExporter
 from hwsearch.results import Artifact
@@ -27,6 +32,23 @@ def make(runtime: str, spec: DeviceSpec) -> tuple[Device, Exporter]:
 
         return OpenVinoDevice(spec), OpenVinoExporter()
     return OnnxRuntimeDevice(spec), OnnxExporter()
+
+
+def recorded(device: Device) -> list[dict[str, object]]:
+    """Returns a list that gets the samples of every measuring run from now on."""
+    runs: list[dict[str, object]] = []
+    if isinstance(device, TimedDevice):
+        original = device._time
+
+        def keep(artifacts: Sequence[Artifact]) -> TimingResult:
+            result = original(artifacts)
+            nets = {"reference": result.reference, **result.candidates}
+            clocks = ("samples_ms", "wall_ms", "cpu_ms")
+            runs.append({name: {clock: getattr(t, clock) for clock in clocks} for name, t in nets.items()})
+            return result
+
+        device._time = keep  # type: ignore[method-assign]
+    return runs
 
 
 def measure(device: Device, artifacts: list[Artifact], order: np.ndarray, group: int) -> dict[str, np.ndarray]:
@@ -43,6 +65,7 @@ def measure(device: Device, artifacts: list[Artifact], order: np.ndarray, group:
                 "repeats": m.repeats,
                 "reference": m.environment["reference_ms"],
                 "cpu": m.environment["cpu_ms"],
+                "between": m.environment["between_runs_std"],
             }
             for key, number in row.items():
                 found.setdefault(key, np.zeros(len(order)))[i] = number
@@ -55,11 +78,12 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=30)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--group", type=int, default=6)
-    parser.add_argument("--clock", default="wall")
+    parser.add_argument("--clock", default="running")
     parser.add_argument("--max-seconds", type=float, default=5.0)
-    parser.add_argument("--save", help="write all samples here (.npz)")
+    parser.add_argument("--save", help="write the two passes and the samples of every group here (JSON)")
     args = parser.parse_args()
     one_thread()
+    loaded = os.getloadavg()[0]
     supernet = space(args.side)
     rows = stratified(supernet, args.n, seed=0)
     spec = DeviceSpec.model_validate(
@@ -68,6 +92,7 @@ def main() -> None:
     device, exporter = make(args.runtime, spec)
     artifacts = [exporter.export(module, example, costs=costs) for module, example, costs in modules(supernet, rows)]
     device.measure(artifacts[:1])  # fixes the reference
+    runs = recorded(device) if args.save else []
     passes, seconds = [], []
     for seed in (1, 2):
         started = time.perf_counter()
@@ -76,7 +101,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - started)
     one, two = passes
     if args.save:
-        np.savez(args.save, **{f"{k}{i}": v for i, p in enumerate(passes) for k, v in p.items()})
+        Path(args.save).write_text(json.dumps({"passes": passes, "runs": runs}, default=np.ndarray.tolist))
     inside = np.abs(one["value"] - two["value"]) < np.hypot(one["half_width"], two["half_width"])
     report = {
         "runtime": args.runtime,
@@ -102,6 +127,8 @@ def main() -> None:
         "reference_ms range": [
             round(float(f(np.concatenate([p["reference"] for p in passes]))), 3) for f in (np.min, np.max)
         ],
+        "load average at the start and the end": [round(loaded, 1), round(os.getloadavg()[0], 1)],
+        "between_runs_std": round(float(two["between"].max()), 4),
         "seconds per pass": [round(s) for s in seconds],
     }
     print(json.dumps(report, indent=1))

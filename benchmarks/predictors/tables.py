@@ -151,12 +151,65 @@ def ofa_accuracy(data: Path) -> Table:
 # ---- the others --------------------------------------------------------------------------------------------------
 
 
+FBNET_STAGES = ((16, 1, 1), (24, 4, 2), (32, 4, 2), (64, 4, 2), (112, 4, 1), (184, 4, 2), (352, 1, 1))
+"""Width, layers, stride of the first layer (Wu et al. 2019, FBNet, table 1)."""
+FBNET_OPERATORS = ((3, 1, 1), (3, 1, 2), (3, 3, 1), (3, 6, 1), (5, 1, 1), (5, 1, 2), (5, 3, 1), (5, 6, 1))
+"""Kernel, expansion and groups of the pointwise convolutions of operators 0 to 7; 8 skips (table 2)."""
+
+
+def fbnet_layers(space: SearchSpace) -> LayerFunction:
+    """Returns the layer function of the FBNet space at 224 pixels."""
+    kernels, expansions, groups = (np.array([*column, 1]) for column in zip(*FBNET_OPERATORS, strict=True))
+
+    def layers(population: Population) -> list[LayerSpec]:
+        columns = space.columns(population)
+        out = conv_norm_layers("stem", "stem", inputs=3, outputs=16, size=224, kernel=3, stride=2)
+        size, channels, layer = 112, 16, 0
+        for s, (width, count, first) in enumerate(FBNET_STAGES, start=1):
+            for b in range(count):
+                stride = first if b == 0 else 1
+                choice = columns[f"op{layer}"].astype(np.int64)
+                mid, group, there = channels * expansions[choice], groups[choice], choice != 8
+                small = out_size(size, stride)
+                before, after = size * size, small * small
+                for name, inputs, outputs, kernel, of, read, written in (
+                    ("expand", channels, mid, 1, group, before, before),
+                    ("depthwise", mid, mid, kernels[choice], mid, before, after),
+                    ("project", mid, width, 1, group, after, after),
+                ):
+                    out.append(
+                        LayerSpec(
+                            f"layer{layer}.{name}",
+                            "conv",
+                            f"stage{s}",
+                            inputs,
+                            outputs,
+                            kernel,
+                            of,
+                            read,
+                            written,
+                            active=there,
+                        )
+                    )
+                if stride > 1 or channels != width:  # a skip that changes the shape is a pointwise convolution
+                    name = f"layer{layer}.skip"
+                    out.append(
+                        LayerSpec(name, "conv", f"stage{s}", channels, width, 1, 1, before, after, active=~there)
+                    )
+                size, channels, layer = small, width, layer + 1
+        out += conv_norm_layers("head", "head", inputs=352, outputs=1984, size=size)
+        out.append(LayerSpec("classifier", "linear", "head", 1984, 1000, bias=True))
+        return out
+
+    return layers
+
+
 def fbnet(data: Path) -> Table:
-    """5,000 nets of the FBNet space (22 layers of 9 operators) on 20 devices; without layer costs."""
+    """5,000 nets of the FBNet space (22 layers of 9 operators) on 20 devices."""
     table = read(data / "help_fbnet_latency_ms.csv.gz")
     space = SearchSpace([Gene(f"op{i}", tuple(range(9))) for i in range(22)])
     names = [n for n in table if n != "index" and not n.startswith("op")]
-    return Table("fbnet", space, encode(space, table), {n: table[n] for n in names})
+    return Table("fbnet", space, encode(space, table), {n: table[n] for n in names}, fbnet_layers(space))
 
 
 def hat(data: Path) -> list[Table]:

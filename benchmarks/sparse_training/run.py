@@ -1,6 +1,6 @@
 """Digits: accuracy of every sparse training recipe at 50/80/90/95 % sparsity, one budget of steps for all.
 
-python benchmarks/sparse_training/run.py --out results.json [--seeds 5] [--epochs 60] [--methods GMP RigL]
+python benchmarks/sparse_training/run.py --out results.json [--seeds 0 1 2 3 4] [--epochs 60] [--methods GMP RigL]
 python benchmarks/sparse_training/run.py --table results.json
 
 Every result is written when it is there; the same command goes on. --seconds stops between two trainings.
@@ -109,11 +109,11 @@ METHODS: dict[str, Callable[[Dataset, float, int, int, nn.Module], nn.Module]] =
 AFTER = ("magnitude one-shot", "Lottery Jackpots")
 
 
-def run(out: Path, seeds: int, epochs: int, methods: list[str], seconds: float) -> bool:
+def run(out: Path, seeds: list[int], epochs: int, methods: list[str], seconds: float) -> bool:
     """Returns whether everything is there; otherwise the time was over."""
     results = json.loads(out.read_text()) if out.exists() else {}
     begun = time.perf_counter()
-    for seed in range(seeds):
+    for seed in seeds:
         data = DigitsSpec(size=8, seed=seed).open()
         wanted = [("dense", 0.0), *((name, sparsity) for name in methods for sparsity in LEVELS)]
         missing = [(name, s) for name, s in wanted if f"{name}|{s:g}|{seed}" not in results]
@@ -146,32 +146,44 @@ def record(model: nn.Module, data: Dataset, seconds: float) -> dict[str, object]
 def table(path: Path) -> None:
     results = json.loads(path.read_text())
 
-    def pooled(name: str, level: float | int) -> np.ndarray | None:
-        rows = [v["right"] for k, v in sorted(results.items()) if k.startswith(f"{name}|{level:g}|")]
-        return np.array([c == "1" for c in "".join(rows)]) if rows else None
+    def splits(name: str) -> set[int]:
+        """Returns the splits of which all levels are there."""
+        levels = (0.0,) if name == "dense" else LEVELS
+        return {s for s in range(1000) if all(f"{name}|{level:g}|{s}" in results for level in levels)}
 
-    dense = pooled("dense", 0)
-    assert dense is not None
-    seeds = sum(k.startswith("dense|") for k in results)
-    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({seeds} splits)\n")
-    print("| method | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
-    print("|---|" + "---|" * len(LEVELS))
+    def pooled(name: str, level: float, seeds: list[int]) -> np.ndarray:
+        rows = [results[f"{name}|{level:g}|{seed}"]["right"] for seed in seeds]
+        return np.array([c == "1" for c in "".join(rows)])
+
+    def print_rows(names: list[str], other: str) -> None:
+        print("| method | splits | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
+        print("|---|---|" + "---|" * len(LEVELS))
+        for name in names:
+            seeds, cells = sorted(splits(name) & splits(other)), []
+            for level in LEVELS if seeds else ():
+                right = pooled(name, level, seeds)
+                d = paired_difference(right, [pooled(other, 0.0 if other == "dense" else level, seeds)])
+                cells.append(
+                    f"{100 * right.mean():.2f} ({100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}])"
+                )
+            print(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
+
+    dense = pooled("dense", 0.0, sorted(splits("dense")))
+    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({len(splits('dense'))} splits)")
+    print("\naccuracy, % (points above dense [95 %])\n")
+    print_rows(list(METHODS), "dense")
+    print("\naccuracy, % (points above random ERK masks at the same level [95 %])\n")
+    print_rows(list(METHODS)[1:], "random ERK mask")
+    print("\n| method | sparsity reached, % |\n|---|---|")
     for name in METHODS:
-        cells = []
-        for level in LEVELS:
-            right = pooled(name, level)
-            if right is None or len(right) != len(dense):
-                cells.append("-")
-                continue
-            d = paired_difference(right, [dense])
-            cells.append(f"{100 * right.mean():.2f} ({100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}])")
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        found = [[results[f"{name}|{level:g}|{seed}"]["sparsity"] for seed in splits(name)] for level in LEVELS]
+        print(f"| {name} | {', '.join(f'{100 * np.mean(rows):.2f}' for rows in found)} |")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("sparse_training.json"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of splits and weights")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seconds", type=float, default=inf)

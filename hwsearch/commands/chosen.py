@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hwsearch import checkpoints
 from hwsearch.build import Plan
 from hwsearch.commands.query import run_plan
+from hwsearch.commands.small_dense import SmallDense
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.prepared import prepared
 from hwsearch.distribution.workers import WEIGHTS
@@ -28,11 +29,9 @@ from hwsearch.export.weights import encode, patterns_of
 from hwsearch.front import Member, load_front, plain_module, spread, versions
 from hwsearch.results import Artifact
 from hwsearch.runfolder import RunFolder, write_atomic, write_json
-from hwsearch.study import Study, open_storage
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.finetuning import finetune as train_on
 from hwsearch.training.progress import Progress
-from hwsearch.training.verification import Candidate, against_small_dense
 from hwsearch.training.verification import verify as hold_against_controls
 from search_spaces.architecture import Architecture
 from search_spaces.batchnorm import recalibrate
@@ -228,11 +227,12 @@ def verify(
     seeds: int = 3,
     epochs: int | None = None,
     note: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Retrains nets of the front from scratch and as random masks; returns the comparison, JSON-able.
 
-    Written to `RUN/verification.json`. Also tells, for every sparse net of the front, which dense network that the run
-    evaluated is most accurate among those with no more non-zeros, and among those that are no slower.
+    Every sparse net is also held against the best dense networks of the space with no more non-zeros, and no slower
+    (`SmallDense`). Written to `RUN/verification.json` net by net; the same command goes on after an interruption.
 
     Args:
         run: folder of the run.
@@ -241,6 +241,7 @@ def verify(
         seeds: of every control.
         epochs: of a training from scratch; by default those of the run's training.
         note: called with a line when a net is done.
+        progress: called with (trainings done, trainings in all).
 
     Raises:
         UserError: no such nets, no weights, or no data.
@@ -252,48 +253,50 @@ def verify(
         raise UserError(f"the net must be on the front ({list(members)}), but got {unknown[0]!r}.")
     if seeds < 1 or nets < 1:
         raise UserError(f"seeds and nets must be at least 1, but got {seeds} and {nets}.")
-    picked = [members[k] for k in keys] or spread(list(members.values()), nets, plan.objectives[0])
-    settings, rows = _settings(plan, epochs, None), []
-    for member in picked:
-        net = chosen(plan, folder, member)
+    picked = [members[k] for k in dict.fromkeys(keys)] or spread(list(members.values()), nets, plan.objectives[0])
+    settings = _settings(plan, epochs, None)
+    told = {"epochs": settings.epochs, "seeds": seeds, "training": settings.model_dump(mode="json")}
+    path = folder.path / "verification.json"
+    rows = _verified(path, told, picked)
+    opened = [chosen(plan, folder, member) for member in picked]
+    trainings = [seeds * (3 if net.masks else 2) for net in opened]
+    dense: SmallDense | None = None
+    for number, net in enumerate(opened):
+        if net.member.key in rows:
+            continue
 
         def answers(module: nn.Module, net: Chosen = net) -> Any:
             return correct_answers(module, net.dataset.holdout)
 
+        def count(done: int, total: int, before: int = sum(trainings[:number])) -> None:
+            if progress is not None:
+                progress(before + done, sum(trainings))
+
         report = hold_against_controls(
-            net.module, net.dataset, settings, masks=net.masks, answers=answers, seeds=range(seeds)
+            net.module, net.dataset, settings, masks=net.masks, answers=answers, seeds=range(seeds), progress=count
         )
-        rows.append({"key": member.key, **asdict(report)})
+        small: list[dict[str, Any]] = []
+        if net.masks:
+            dense = dense or SmallDense(plan, folder)
+            small = dense.compare(net.member, net.module)
+        weights = net.member.artifacts[WEIGHTS]
+        rows[net.member.key] = {"key": net.member.key, "weights": weights, **asdict(report), "small_dense": small}
+        write_json(path, {**told, "nets": list(rows.values())})
         if note is not None:
-            note(f"{member.key}: {100 * report.accuracy:.2f} %, {len(report.controls)} controls x {seeds} seeds")
-    content = {"epochs": settings.epochs, "seeds": seeds, "nets": rows, "small_dense": _small_dense(plan, folder)}
-    write_json(folder.path / "verification.json", content)
-    stored: dict[str, Any] = json.loads((folder.path / "verification.json").read_text())
+            note(f"{net.member.key}: {100 * report.accuracy:.2f} %, {len(report.controls)} controls x {seeds} seeds")
+    content = {**told, "nets": [rows[member.key] for member in picked]}
+    write_json(path, content)
+    stored: dict[str, Any] = json.loads(path.read_text())
     return stored
 
 
-def _small_dense(plan: Plan, folder: RunFolder) -> list[dict[str, Any]]:
-    study = Study(
-        plan.config.name,
-        plan.space,
-        objectives=plan.objectives,
-        limits=plan.limits,
-        devices=plan.measured,
-        storage=open_storage(plan.config.storage, folder.journal),
-        read_only=True,
-    )
-    supernet = plan.supernet(meta=True)
-    latencies = [o.name for o in (*plan.objectives, *plan.limits) if o.metric == "latency_ms"]
-    trials = [t for t in study.trials if "accuracy" in t.metrics]
-    if not trials:
-        return []
-    rows = np.stack([study.space.row(study.space.architecture(t.row)) for t in trials])
-    nonzeros = supernet.costs(rows).nonzeros
-    candidates = []
-    for trial, count in zip(trials, nonzeros, strict=True):
-        arch = study.space.architecture(trial.row)
-        dense = all(value == "dense" for gene, value in arch.items() if gene.endswith(".sparsity"))
-        costs = {"nonzeros": float(count), **{n: trial.metrics[n] for n in latencies if n in trial.metrics}}
-        candidates.append(Candidate(arch.key, trial.metrics["accuracy"], dense, costs))
-    front = {m.key for m in load_front(folder)}
-    return [asdict(row) for row in against_small_dense(candidates, keys=front)]
+def _verified(path: Path, told: Mapping[str, Any], picked: Sequence[Member]) -> dict[str, dict[str, Any]]:
+    """Returns what an earlier call with the same settings found about these nets, by key."""
+    try:
+        content = json.loads(path.read_text())
+        if any(content[name] != value for name, value in told.items()):
+            return {}
+        rows = {row["key"]: row for row in content["nets"]}
+        return {m.key: rows[m.key] for m in picked if m.key in rows and rows[m.key]["weights"] == m.artifacts[WEIGHTS]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

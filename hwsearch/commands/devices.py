@@ -52,8 +52,7 @@ def profile(
     kind = build.named("devices", spec.runtime, f"device {name}: runtime")
     formats = kind.opens(spec)
     exporter = build.named("exporters", formats[0], "exporter")() if formats else None
-    in_process = spec.runtime in {"onnxruntime", "openvino"}
-    device = kind(profiling_spec(spec, in_process=in_process))
+    device = kind(profiling_spec(spec))
     created = datetime.now(UTC).date().isoformat()
     card = measure_profile(device, exporter, created=created, observe=observe)
     path = out / f"{spec.name}.card.json"

@@ -12,7 +12,7 @@ from hwsearch.config import parse
 from hwsearch.errors import RunFolderError
 from hwsearch.runfolder import RunFolder
 
-FIXED = ("name", "seed", "supernet", "sparsity", "data", "training", "evaluation", "limits", "storage")
+FIXED = ("name", "seed", "supernet", "sparsity", "precision", "data", "training", "evaluation", "limits", "storage")
 """Sections of the configuration that no continuation may change."""
 
 

@@ -49,12 +49,14 @@ def import_dynas(
     if device is not None and device not in plan.devices:
         raise UserError(f"--device must be a device of {config} ({sorted(plan.devices)}), but got {device!r}.")
     rows, evaluations = results.evaluations(device=device)
-    if plan.sparsity is not None:
-        # Their sub-networks are dense: sparsity genes are at their first choice.
-        if plan.sparsity.patterns[0].name != "dense":
-            raise UserError("sparsity.choices must start with 'dense' to import dense sub-networks.")
-        dense = np.zeros((len(rows), plan.space.n_genes - rows.shape[1]), dtype=np.uint8)
-        rows = plan.space.canonical(np.concatenate([rows, dense], axis=1))
+    # Their sub-networks are dense: sparsity genes are at their first choice.
+    if plan.sparsity is not None and plan.sparsity.patterns[0].name != "dense":
+        raise UserError("sparsity.choices must start with 'dense' to import dense sub-networks.")
+    if plan.precisions and plan.precisions[0] != "fp32":
+        raise UserError("precision.choices must start with 'fp32' to import networks that were not quantised.")
+    if plan.space.n_genes > rows.shape[1]:
+        added = np.zeros((len(rows), plan.space.n_genes - rows.shape[1]), dtype=np.uint8)
+        rows = plan.space.canonical(np.concatenate([rows, added], axis=1))
     costs = plan.supernet(meta=True).costs(rows)
     needed = [o.name for o in (*plan.objectives, *plan.limits) if o.metric not in COST_METRICS]
     missing = [name for name in needed if not any(name in e.metrics for e in evaluations)]
@@ -72,6 +74,7 @@ def import_dynas(
             objectives=plan.objectives,
             limits=plan.limits,
             devices=plan.measured,
+            admitted=plan.admitted,
             storage=open_storage(plan.config.storage, folder.journal),
         )
         fresh = not_in(rows, study.history().genotypes)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +16,40 @@ from hwsearch.build import Plan
 from hwsearch.commands.fitting import MIN_ROWS, predictor_path
 from hwsearch.construct import construct
 from hwsearch.devices.base import DeviceSpec
-from hwsearch.distribution.workers import WEIGHTS
 from hwsearch.errors import ConfigError, RunFolderError, UserError
-from hwsearch.export.onnx_exporter import OnnxExporter
-from hwsearch.front import Member, choose, export_member, load_front
-from hwsearch.objectives import COST_METRICS, MAXIMISED, Objective
-from hwsearch.results import Artifact
+from hwsearch.front import load_front
+from hwsearch.objectives import COST_METRICS, Objective
 from hwsearch.runfolder import RunFolder
+from predictors.base import Sources
 from predictors.files import load as load_predictor
 from search_spaces.architecture import Architecture
+from search_spaces.space import SearchSpace
 from search_spaces.supernet import Supernet
 
 
-def front(run: Path) -> dict[str, Any]:
-    """Returns objectives and members of a run's validated front, JSON-able."""
+def front(run: Path, *, device: str | None = None) -> dict[str, Any]:
+    """Returns objectives and members of a run's validated front, JSON-able.
+
+    Args:
+        run: folder of the run.
+        device: only the nets that are best for this device, and only its objectives.
+
+    Raises:
+        UserError: no objective is measured on this device.
+    """
     folder = RunFolder(run).require()
     load_front(folder)  # a clear message when there is none
     content: dict[str, Any] = json.loads(folder.front_json.read_text())
-    return content
+    if device is None:
+        return content
+    fronts = content.get("fronts", {})
+    if device not in fronts:
+        raise UserError(f"--device must be a device of the run's objectives ({list(fronts)}), but got {device!r}.")
+    return {
+        **content,
+        "objectives": [o for o in content["objectives"] if o["device"] in (None, device)],
+        "members": [m for m in content["members"] if m["key"] in fronts[device]],
+    }
 
 
 def run_plan(run: Path) -> tuple[Plan, RunFolder]:
@@ -58,129 +72,6 @@ def parse_limit(text: str) -> Objective:
     if match is None or value is None:
         raise UserError(f"--limit must be metric:min=VALUE or metric@device:max=VALUE, but got {text!r}.")
     return Objective(match[1], match[2], "minimize" if match[3] == "max" else "maximize", limit=value)
-
-
-def export(
-    run: Path,
-    *,
-    key: str | None = None,
-    trial: int | None = None,
-    prefer: str | None = None,
-    limits: Sequence[str] = (),
-    out: Path | None = None,
-) -> dict[str, Any]:
-    """Exports one net of the validated front and returns its card with the folder it lies in.
-
-    Args:
-        run: folder of the run.
-        key: of the architecture.
-        trial: or its proposal index.
-        prefer: or the metric to be best in.
-        limits: that the chosen net keeps, see `parse_limit`.
-        out: folder to write to; `<run>/models` by default.
-
-    Raises:
-        UserError: not exactly one way of choosing, or no such net on the front.
-    """
-    if sum(given is not None for given in (key, trial, prefer)) != 1:
-        raise UserError("export must be told one of --key, --trial or --prefer.")
-    plan, folder = run_plan(run)
-    members = load_front(folder)
-    if prefer is not None:
-        member = choose(members, _metric(prefer, members), [_limit(text, members) for text in limits])
-    else:
-        found = [m for m in members if m.key == key or m.index == trial]
-        if not found:
-            wanted = f"key {key!r}" if key is not None else f"trial {trial}"
-            raise UserError(
-                f"only measured and validated nets are exported: the front holds {[m.key for m in members]}, "
-                f"but not {wanted}."
-            )
-        member = found[0]
-    target = folder if out is None else RunFolder(folder.path)
-    if out is not None:
-        target.models = out
-    command = ["hwsearch", *sys.argv[1:]]
-    export_member(
-        member,
-        plan.supernet(meta=True),
-        target,
-        exporter=OnnxExporter(),
-        dataset=plan.dataset,
-        origin=plan.weights_are,
-        command=command,
-    )
-    path = target.models / member.key
-    card: dict[str, Any] = json.loads((path / "card.json").read_text())
-    return {"folder": str(path), "card": card}
-
-
-def _limit(text: str, members: Sequence[Member]) -> Objective:
-    """Returns a limit whose metric may leave out the device when only one measures it."""
-    limit = parse_limit(text)
-    known = _metric(limit.name, members)
-    return Objective(known.metric, known.device, limit.direction, limit=limit.limit)
-
-
-def _metric(text: str, members: Sequence[Member]) -> Objective:
-    """Returns the metric as an objective; `latency_ms` stands for `latency_ms@cpu` when only one device has it."""
-    known = sorted({name for m in members for name in m.validated})
-    matches = [name for name in known if name == text or name.split("@")[0] == text]
-    if len(matches) != 1:
-        raise UserError(f"the metric must be one of {known}, but got {text!r}.")
-    metric, _, device = matches[0].partition("@")
-    return Objective(metric, device or None, "maximize" if metric in MAXIMISED else "minimize")
-
-
-def measure(target: str, devices: Sequence[str], *, batch: int | None = None) -> list[dict[str, Any]]:
-    """Measures one model on devices and returns one row per device and metric.
-
-    Args:
-        target: `MODEL.onnx`, or `RUN:KEY` for a net of a run's front.
-        devices: each a YAML file with a device, the name of a device of the run, or the name of a runtime.
-        batch: overrides the devices' batch.
-
-    Raises:
-        UserError: nothing to measure, or no such device.
-    """
-    artifacts, plan, folder = _artifacts(target)
-    rows = []
-    for name in devices:
-        spec = device_spec(name, plan)
-        if folder is not None and plan is not None and name in plan.devices and spec.reference_ms is None:
-            spec = spec.model_copy(update={"reference_ms": folder.references().get(name)})  # as in the run
-        if batch is not None:
-            spec = spec.model_copy(update={"batch": batch})
-        device = build.named("devices", spec.runtime, f"device {name}: runtime")(spec)
-        fitting = [a for a in artifacts if not device.formats or a.format in device.formats]
-        for metric, measurement in device.measure([(fitting or artifacts)[0]])[0].items():
-            rows.append({"device": spec.name, "metric": metric, "batch": spec.batch, **asdict(measurement)})
-    return rows
-
-
-def _artifacts(target: str) -> tuple[list[Artifact], Plan | None, RunFolder | None]:
-    """Returns the formats that a model is there in, and the run that it is from."""
-    if target.endswith(".onnx"):
-        path = Path(target)
-        if not path.is_file():
-            raise UserError(f"a model must be an ONNX file or RUN:KEY, but {path} does not exist.")
-        return [Artifact("onnx", "fp32", {"model.onnx": path.read_bytes()}, "model.onnx")], None, None
-    run, found, key = target.rpartition(":")
-    if not found:
-        raise UserError(f"a model must be MODEL.onnx or RUN:KEY, but got {target!r}.")
-    plan, folder = run_plan(Path(run))
-    members = {m.key: m for m in load_front(folder)}
-    if key not in members:
-        raise UserError(f"the net must be on the front ({list(members)}), but got {key!r}.")
-    stored = [folder.load_artifact(d) for name, d in members[key].artifacts.items() if name != WEIGHTS]
-    artifacts = [a for a in stored if a is not None]
-    exported = folder.models / key / "model.onnx"
-    if exported.is_file() and all(a.format != "onnx" for a in artifacts):
-        costs = artifacts[0].costs if artifacts else {}
-        artifacts.append(Artifact("onnx", "fp32", {"model.onnx": exported.read_bytes()}, "model.onnx", costs=costs))
-    if not artifacts:
-        raise UserError(f"net {key} must be there in a format that a device takes, but {folder.path} holds none.")
-    return artifacts, plan, folder
 
 
 def device_spec(name: str, plan: Plan | None) -> DeviceSpec:
@@ -239,9 +130,9 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
                     f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or with fewer "
                     f"than {MIN_ROWS} trials that were measured."
                 )
-            loaded[name] = load_predictor(path, space=plan.space).predictor
+            loaded[name] = load_predictor(path, space=plan.space, sources=Sources(layers=supernet.layers)).predictor
     for text in archs:
-        arch = _architecture(text, plan, folder)
+        arch = architecture(text, plan.space, folder)
         row = plan.space.row(arch)[None]
         costs = supernet.costs(row).metrics()
         for name in wanted:
@@ -257,13 +148,17 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
     return rows
 
 
-def _architecture(text: str, plan: Plan, folder: RunFolder) -> Architecture:
-    space = plan.space
+def architecture(text: str, space: SearchSpace, folder: RunFolder | None = None) -> Architecture:
+    """Returns the architecture in JSON, in a file with it, `smallest`, `largest`, or a key on the front of a run.
+
+    Raises:
+        UserError: none of these, or not of the space.
+    """
     if text == "smallest":
         return space.smallest()
     if text == "largest":
         return space.largest()
-    if re.fullmatch(r"[0-9a-f]{12}", text):
+    if folder is not None and re.fullmatch(r"[0-9a-f]{12}", text):
         try:
             for member in load_front(folder):
                 if member.key == text:
@@ -292,7 +187,7 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     The data need not be there if the family's own arguments say what shape it has.
     """
-    plan = _space_plan(config, tuple(overrides))
+    plan = space_plan(config, tuple(overrides))
     supernet = plan.supernet(meta=True)
     return {
         "family": plan.family.name,
@@ -313,7 +208,8 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _space_plan(config: Path, overrides: tuple[str, ...]) -> Plan:
+def space_plan(config: Path, overrides: tuple[str, ...] = ()) -> Plan:
+    """Returns the plan of a configuration; where only its data are missing, that of its space alone."""
     try:
         return build.load(config, overrides)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""`hwsearch query`: the answers of `POST /v1/query` without a server."""
+"""`hwsearch query` and `hwsearch predict` of predictor files: the answers of the service without a server."""
 
 from __future__ import annotations
 
@@ -6,14 +6,60 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hwsearch import build
-from hwsearch.commands.query import parse_limit
+from hwsearch.commands.query import architecture, parse_limit
 from hwsearch.errors import UserError
 from hwsearch.objectives import Objective
 from hwsearch.service.loading import load
+from hwsearch.service.prediction import answers
 from hwsearch.service.ranking import Query, Source, limited, query, wanted
 
 SOURCES: tuple[Source, ...] = ("trials", "predictors")
+
+
+def predict_files(
+    paths: Sequence[Path],
+    archs: Sequence[str],
+    *,
+    metrics: Sequence[str] = (),
+    level: float = 0.9,
+    config: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Returns what predictors in files say about architectures: one row per architecture and predictor, JSON-able.
+
+    Args:
+        paths: predictor files, of one space.
+        archs: see `architecture`.
+        metrics: by name, with or without device; all by default.
+        level: of the intervals, in (0, 1).
+        config: see `best`.
+
+    Raises:
+        UserError: unknown metric, or an architecture outside the space.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"--level must be between 0 and 1, but got {level}.")
+    catalog = load(paths, plan_of=lambda raw, source: build.load_raw(raw, source=source), config=config)
+    entries = catalog.select(list(metrics) or None, None)
+    chosen = [architecture(text, catalog.space) for text in archs]
+    found = answers(catalog, np.stack([catalog.space.row(arch) for arch in chosen]), entries, level=level)
+    return [
+        {
+            "key": arch.key,
+            "metric": answer.entry.name,
+            "mean": float(answer.mean[i]),
+            "std": float(answer.std[i]),
+            "lower": float(answer.lower[i]),
+            "upper": float(answer.upper[i]),
+            "unit": answer.entry.unit,
+            "kind": answer.entry.kind,
+            "outside": None if answer.outside is None else bool(answer.outside[i]),
+        }
+        for i, arch in enumerate(chosen)
+        for answer in found
+    ]
 
 
 def best(

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from hwsearch import build, checkpoints
 from hwsearch.build import Factory, Plan
+from hwsearch.commands.deciding import freeze
+from hwsearch.commands.exporting import Request, export_net, is_exported
 from hwsearch.commands.fitting import fit_predictors
 from hwsearch.commands.identity import check_identity, inputs
 from hwsearch.devices.environment import machine
 from hwsearch.distribution.workers import WEIGHTS
-from hwsearch.errors import DeviceError, NoResultError
-from hwsearch.export.onnx_exporter import OnnxExporter
+from hwsearch.errors import DeviceError, NoResultError, UserError
 from hwsearch.export.weights import encode
-from hwsearch.front import Member, export_member, is_exported, save_front, spread, stored_front, validate, versions
+from hwsearch.front import Member, save_front, spread, stored_front, validate, versions
 from hwsearch.loop import Search
 from hwsearch.report.plot import front_png
 from hwsearch.results import SearchProgress, State
@@ -84,12 +85,15 @@ def run(config: Path, *, overrides: Sequence[str] = (), run_dir: Path | None = N
     """
     plan = build.load(config, tuple(overrides))
     folder = RunFolder(run_dir or Path("runs") / plan.config.name)
+    check_identity(plan, folder)
+    plan, dropped = freeze(plan, folder)
     supernet = plan.supernet()
     pretrained = build.pretrained(plan, supernet)
-    check_identity(plan, folder)
     with RunLock(folder.path) as lock:
         study = _study(plan, folder, observer, stale_pid=lock.stale_pid)
         folder.save_config(plan.config.to_dict())
+        for line in dropped:
+            observer.note(line)
         environment = {"versions": versions(), "machine": dict(machine()), "inputs": inputs(plan)}
         write_json(folder.environment, environment)
         budget = min(plan.config.search.trials, plan.space.size())
@@ -132,7 +136,12 @@ def _study(plan: Plan, folder: RunFolder, observer: Observer, *, stale_pid: int 
         limits=plan.limits,
         devices=plan.measured,
         storage=open_storage(plan.config.storage, folder.journal),
+        admitted=plan.admitted,
     )
+    for device, reason in plan.unavailable.items():
+        if device in plan.measured:
+            study.leave_out(device)
+            observer.note(f"the run goes on without {device}: {reason}")
     if study.trials:
         observer.note(f"continuing with {len(study.trials)} recorded trials")
     return study
@@ -148,6 +157,10 @@ def _search(
     try:
         search = Search(study, executor, plan.engine(), folder=folder)
         search.run(plan.config.search.trials, observe=observer.search)
+        for device, reason in search.left_out.items():
+            observer.note(f"the run went on without {device}: {reason}")
+        for device, (reason, n) in _refusals(study).items():
+            observer.note(f"{device} could not measure {n} of {len(study.trials)} nets; the last: {reason}")
         if study.front():
             observer.phase("validate")
             return validate(study, executor, folder, observe=observer.validation)
@@ -155,6 +168,15 @@ def _search(
         executor.close()
     save_front([], study.objectives, study.limits, folder)
     return []
+
+
+def _refusals(study: Study) -> dict[str, tuple[str, int]]:
+    """Returns device -> its last reason for not measuring a net that another device measured, and how often."""
+    found: dict[str, tuple[str, int]] = {}
+    for trial in study.trials:
+        for device, reason in trial.refused.items() if trial.error is None else ():
+            found[device] = (reason, found.get(device, ("", 0))[1] + 1)
+    return found
 
 
 def _why_nothing(plan: Plan, study: Study) -> str:
@@ -210,22 +232,14 @@ def _export(
     if not usable and nets != 0 and plan.weights_are is None:
         observer.note("nothing is exported: there are no weights (no supernet.weights, no objective such as accuracy)")
     chosen = usable if nets == "all" else spread(usable, nets, plan.objectives[0])
-    exporter = OnnxExporter()
+    request = Request(command=("hwsearch", *sys.argv[1:]))
     done = []
     for member in chosen:
         try:
             if not is_exported(member, folder):
-                export_member(
-                    member,
-                    supernet,
-                    folder,
-                    exporter=exporter,
-                    dataset=plan.dataset,
-                    origin=plan.weights_are,
-                    command=["hwsearch", *sys.argv[1:]],
-                )
+                export_net(member, plan, supernet, folder, request=request)
             done.append(member.key)
-        except DeviceError as error:
+        except (DeviceError, UserError) as error:
             observer.note(f"{member.key} was not exported: {error}")
     earlier = {path.name for path in folder.models.glob("*")} - {m.key for m in members}
     if earlier:

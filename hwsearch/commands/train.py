@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,11 +29,12 @@ from hwsearch.problems import describe
 from hwsearch.runfolder import write_atomic, write_json
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.distillation import Distillation
-from hwsearch.training.network_training import train_network
+from hwsearch.training.network_training import check_recipes, train_network
 from hwsearch.training.progress import Progress
-from hwsearch.training.recipes.base import Recipe, check_combination, prunable, sparsity_of
+from hwsearch.training.recipes.base import Recipe, prunable, sparsity_of
 from hwsearch.training.soups import prune_and_soup
 from search_spaces.architecture import Architecture
+from search_spaces.budgets import check_budget
 from search_spaces.genes import Value
 from search_spaces.low_rank import LowRank
 from search_spaces.supernet import Family, Supernet
@@ -99,6 +100,7 @@ class TrainPlan:
     settings: TrainingConfig
     distillations: tuple[Distillation, ...]
     keep_dense: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def network(self) -> nn.Module:
         """Returns the network with its initial weights."""
@@ -165,10 +167,20 @@ def plan(path: Path, overrides: Sequence[str] = ()) -> TrainPlan:
     _raise(problems, path)
     assert family is not None
     assert arch is not None
-    made = TrainPlan(config, dataset, family, arch, settings, tuple(distillations), _keep_dense(family))
-    attempt(lambda: check_combination(made.recipes()))
+    made = TrainPlan(config, dataset, family, arch, settings, tuple(distillations), ())
+    modules = dict(made.network().named_modules())
+    made = replace(made, keep_dense=tuple(name for name in _keep_dense(family) if name in modules))
+    notes = attempt(lambda: _rehearse(made))
     _raise(problems, path)
-    return made
+    return replace(made, notes=notes)
+
+
+def _rehearse(made: TrainPlan) -> tuple[str, ...]:
+    model = made.network()
+    if made.config.soup is not None:
+        shapes = {name: tuple(weight.shape) for name, weight in prunable(model, made.keep_dense).items()}
+        check_budget(shapes, 1.0 - made.config.soup.sparsity)
+    return check_recipes(model, made.settings, made.recipes(), keep_dense=made.keep_dense)
 
 
 def _check_recipe(raw: Mapping[str, Any], where: str) -> None:
@@ -226,8 +238,9 @@ def train(path: Path, *, overrides: Sequence[str] = (), folder: Path | None = No
     """
     made = plan(path, overrides)
     folder = folder or Path("runs") / made.config.name
-    model = made.network()
-    keep = tuple(name for name in made.keep_dense if name in dict(model.named_modules()))
+    for note in made.notes:
+        observer.note(note)
+    model, keep = made.network(), made.keep_dense
     recipes = made.recipes()
     guide = _guide(made, folder, observer)
     if made.config.pretrain_epochs:
@@ -248,6 +261,7 @@ def train(path: Path, *, overrides: Sequence[str] = (), folder: Path | None = No
             rounds=soup.rounds,
             members=soup.members,
             keep_dense=keep,
+            progress=observer.training,
         )
     else:
         observer.phase("training")
@@ -262,10 +276,6 @@ def train(path: Path, *, overrides: Sequence[str] = (), folder: Path | None = No
             checkpoint=folder / "training.safetensors",
             progress=observer.training,
         ).digest
-    for recipe in recipes:
-        left_out = getattr(recipe, "dense_layers", ())
-        if left_out:
-            observer.note(f"{recipe.name}: its pattern does not fit and leaves dense: {', '.join(left_out)}")
     observer.phase("export")
     return TrainOutcome(folder, _export(made, model, keep, digest, folder))
 

@@ -25,7 +25,8 @@ class DeviceSpec(BaseModel):
         threads: intra-operator threads of the runtime.
         batch: examples per timed call; latency_ms is per call.
         precisions: admitted precisions; the first is the default.
-        clock: `wall`, or `cpu` (process CPU time; one-thread lanes only).
+        clock: `running`, wall time less what the timed thread waited for a core that others had (lanes of one thread
+            on a Linux CPU; elsewhere it is `wall`; see `clock_of`); `wall`; or `cpu`, process CPU time (one thread).
         warmup, repeats, max_seconds: the timing protocol (see `timing.py`): least number of warm-up calls and of
             repeats, and seconds per artifact after which repeating ends.
         target_ci: stop repeating when the 95 % half-width of the median is below this share of it.
@@ -34,6 +35,7 @@ class DeviceSpec(BaseModel):
             known. Measure it once, then freeze it here.
         reference: which reference net: `large` (a small MobileNet) or `small`, for nets of a fraction of a
             millisecond. The nearer it is to the nets, the better it feels what they feel.
+        card: file of the capability card (`hwsearch profile`); None: `devices/<name>.card.json`, where that fits.
         cores: which cores this process may use while it measures; None: as it is.
         options: backend-specific settings.
     """
@@ -45,7 +47,7 @@ class DeviceSpec(BaseModel):
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
     precisions: tuple[str, ...] = Field(default=("fp32",), min_length=1)
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: Literal["running", "wall", "cpu"] = "running"
     warmup: int = Field(default=3, ge=0)
     repeats: int = Field(default=20, ge=3)
     max_seconds: float = Field(default=5.0, gt=0)
@@ -55,6 +57,7 @@ class DeviceSpec(BaseModel):
     reference_ms: float | None = Field(default=None, gt=0)
     reference: Literal["large", "small"] = "large"
     cores: tuple[int, ...] | None = Field(default=None, min_length=1)
+    card: str | None = None
     options: Mapping[str, Option] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -92,7 +95,7 @@ class Device(ABC):
     formats: tuple[str, ...] = ()
     """Artifact formats that it opens, the preferred one first; none: it reads `Artifact.costs` alone."""
     exclusive: bool = True
-    """Whether measuring needs the host's cores to itself."""
+    """Whether measuring needs the host's cores to itself, unless the spec says otherwise."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.spec = spec
@@ -107,6 +110,19 @@ class Device(ABC):
     def measures(cls, spec: DeviceSpec) -> tuple[str, ...]:
         """Returns what a device of this spec measures, without the device's name."""
         return cls.metrics
+
+    @classmethod
+    def occupies_host(cls, spec: DeviceSpec) -> bool:
+        """Returns whether measuring on a device of this spec needs the cores of this host to itself."""
+        return cls.exclusive
+
+    @classmethod
+    def skips_zeros(cls, spec: DeviceSpec, pattern: str) -> bool | None:
+        """Returns whether weights of a sparsity pattern cost less than dense ones; None: only measuring would tell.
+
+        What is known of the engine itself. Where it is None, a search keeps the pattern unless a card says otherwise.
+        """
+        return None
 
     @abstractmethod
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:

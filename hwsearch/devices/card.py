@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from hwsearch.devices.base import Fingerprint
 from hwsearch.errors import UserError
-from hwsearch.objectives import Objective
+from hwsearch.objectives import COST_METRICS, Objective
 
 FORMAT_VERSION = 1
 GAIN = 1.05
 """A speed-up below this is none: it is within what two measurements of one net may differ by."""
-ZEROS_COUNT = frozenset({"stored_bytes", "nonzeros"})
-"""Metrics that shrink with every zero, on any device."""
+SHRINKING = {"sparsity": ("stored_bytes", "nonzeros"), "precision": ("stored_bytes",)}
+"""Exact costs that shrink with every zero, or with the bytes of a value, on any device."""
+BASELINES = ("dense", "fp32")
+Facts = Callable[[str, str], bool | None]
+"""Device and sparsity pattern -> whether the device can skip such zeros; None where only measuring would tell."""
+
+
+def unknown(device: str, pattern: str) -> bool | None:
+    """Returns None: nothing is known of any device."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -122,45 +130,62 @@ def decide(
     group: str,
     objectives: Sequence[Objective],
     cards: Mapping[str, CapabilityCard],
+    skips_zeros: Facts = unknown,
+    admits: Mapping[str, Sequence[str]] | None = None,
     gain: float = GAIN,
 ) -> list[Decision]:
     """Returns, for each sparsity pattern or precision, whether any objective or limit can gain from it.
 
     The baseline (`dense`, `fp32`) always stays. Another choice is dropped only if every objective is known not to gain:
     accuracy does not; MACs, parameters and activation bytes do not depend on it; latency gains on a device whose card
-    shows it: on any subject a speed-up of at least `gain` whose interval lies above 1. A device without a card, or
-    with a card that has no such probe, might gain. `stored_bytes` and `nonzeros` gain from zeros.
+    shows it: on any subject a speed-up of at least `gain` whose interval lies above 1. Without a card, or where it has
+    no such probe, what is known of the engine counts, and where nothing is, it might gain. `stored_bytes` gains from
+    zeros and from smaller values, `nonzeros` from zeros.
 
     Args:
         choices: of the gene.
         group: `sparsity` or `precision`.
         objectives: of the run, limits included.
         cards: device name -> card.
+        skips_zeros: what is known of the engines without measuring.
+        admits: device name -> precisions that it takes; on others it gains nothing. None: every device takes all.
         gain: least speed-up that counts.
     """
-    return [_decide(choice, group, objectives, cards, gain) for choice in choices]
+    return [_decide(choice, group, objectives, cards, skips_zeros, admits, gain) for choice in choices]
 
 
 def _decide(
-    choice: str, group: str, objectives: Sequence[Objective], cards: Mapping[str, CapabilityCard], gain: float
+    choice: str,
+    group: str,
+    objectives: Sequence[Objective],
+    cards: Mapping[str, CapabilityCard],
+    skips_zeros: Facts,
+    admits: Mapping[str, Sequence[str]] | None,
+    gain: float,
 ) -> Decision:
-    if choice in ("dense", "fp32"):
+    if choice in BASELINES:
         return Decision(choice, True, "the baseline")
     against = []
     for objective in objectives:
         device = objective.device
-        if device is None:
-            if group == "sparsity" and objective.metric in ZEROS_COUNT:
-                return Decision(choice, True, f"{objective.name} shrinks with every zero")
+        if objective.metric in SHRINKING[group]:
+            how = "every zero" if group == "sparsity" else "the bytes of a value"
+            return Decision(choice, True, f"{objective.name} shrinks with {how}")
+        if device is None or objective.metric in COST_METRICS:
             continue
-        if objective.metric in ZEROS_COUNT:
-            return Decision(choice, True, f"{objective.name} shrinks with every zero")
+        if group == "precision" and admits is not None and choice not in admits.get(device, ()):
+            continue
         card = cards.get(device)
-        if card is None:
-            return Decision(choice, True, f"{objective.name} may gain: {device} has no capability card")
-        found = card.of(group, choice)
-        if not found or objective.metric != "latency_ms":
-            return Decision(choice, True, f"{objective.name} may gain: it is not on the card of {device}")
+        found = card.of(group, choice) if card is not None and objective.metric == "latency_ms" else []
+        if not found:
+            known = skips_zeros(device, choice) if group == "sparsity" else None
+            if known is False:
+                against.append(f"{objective.name} cannot, the engine of {device} computes zeros like any value")
+                continue
+            if known:
+                return Decision(choice, True, f"{objective.name} gains: {device} skips zeros")
+            why = "it is not on the card of" if card is not None else "there is no capability card of"
+            return Decision(choice, True, f"{objective.name} may gain: {why} {device}")
         for probe in found:
             if probe.speedup >= gain and probe.speedup - probe.speedup_half_width > 1.0:
                 return Decision(choice, True, f"{objective.name} gains {probe.speedup:.2f}x ({probe.subject})")

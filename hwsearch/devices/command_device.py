@@ -10,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,18 @@ import numpy as np
 
 from hwsearch.devices.base import Device, DeviceSpec, Fingerprint
 from hwsearch.devices.command_templates import TEMPLATES, CommandTemplate
-from hwsearch.devices.reference import PAIRS, REFERENCE_VERSION
+from hwsearch.devices.reference import PAIRS, REFERENCE_VERSION, FixedNet
 from hwsearch.devices.timing import LEAST_ROUNDS, half_width
-from hwsearch.errors import DeviceError, UserError
+from hwsearch.errors import DeviceError, UserError, missing_extra
 from hwsearch.results import Artifact, Measurement
 
 HERE = Path(__file__).parent
+REFERENCES: Mapping[str, tuple[Callable[[FixedNet], bytes], str]] = {
+    "onnx": (FixedNet.onnx, ".onnx"),
+    "litert": (FixedNet.litert, ".tflite"),
+}
+"""Format -> how a fixed net is written in it, and the suffix of its files."""
+WEB_SCRIPT = HERE / "web_benchmark.mjs"
 SCRIPTS = ("onnx_benchmark.py", "timing.py")
 """Copied with the artifacts: they measure ONNX files wherever Python, NumPy and onnxruntime are."""
 OPTIONS = ("template", "prepare", "copy", "run", "clean", "format", "pattern", "scale")
@@ -35,6 +41,8 @@ SETTINGS: Mapping[str, str | float] = {
     "timeout_s": 600.0,
     "rounds": LEAST_ROUNDS,
     "reference": "",
+    "modules": ".",
+    "node": "node",
 }
 
 
@@ -52,11 +60,13 @@ class CommandDevice(Device):
     Args:
         spec: `address` and options: `template` (one of `TEMPLATES`) and any of its fields to replace or, without a
             template, at least `run`; `folder` on the device, `python` there, `ssh_options`, `timeout_s` per command,
-            `rounds` (at least 6), `reference` (path of the reference net for formats other than onnx).
+            `rounds` (at least 6), `reference` (path of the reference net, needed for formats other than onnx and
+            litert), `node` and `modules` (for web engines: the program, and the folder of node_modules).
     """
 
     formats = ("onnx",)
-    exclusive = False
+    shipped: str | None = None
+    """Name of the template where the spec gives none."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         super().__init__(spec)
@@ -70,13 +80,18 @@ class CommandDevice(Device):
             raise UserError(
                 f"device {spec.name}: option rounds must be at least {LEAST_ROUNDS}, but got {self._rounds}."
             )
-        if self._template.format != "onnx" and not self._setting("reference"):
+        if self._template.format not in REFERENCES and not self._setting("reference"):
             raise UserError(
                 f"device {spec.name}: option reference must name a {self._template.format} file that every measuring "
                 "run is compared with, but it is missing."
             )
         for field in ("prepare", "copy", "run", "clean"):
             self._words(field, {}, [])  # unknown placeholders are found now
+
+    @classmethod
+    def occupies_host(cls, spec: DeviceSpec) -> bool:
+        """Returns True for commands without an address: they compute here."""
+        return not spec.address
 
     @classmethod
     def opens(cls, spec: DeviceSpec) -> tuple[str, ...]:
@@ -93,7 +108,7 @@ class CommandDevice(Device):
         return float(value)
 
     def _read_template(self) -> CommandTemplate:
-        name, own = self.spec.options.get("template"), self.spec.options
+        name, own = self.spec.options.get("template", self.shipped), self.spec.options
         if name is not None and name not in TEMPLATES:
             known = ", ".join(TEMPLATES)
             raise UserError(f"device {self.spec.name}: option template must be one of {known}, but got {name!r}.")
@@ -124,6 +139,9 @@ class CommandDevice(Device):
             "address": spec.address or "",
             "folder": folder,
             "python": self._setting("python"),
+            "node": self._setting("node"),
+            "modules": self._setting("modules"),
+            "web_benchmark": WEB_SCRIPT,
             "threads": spec.threads,
             "batch": spec.batch,
             "clock": spec.clock,
@@ -220,8 +238,12 @@ class CommandDevice(Device):
             file = folder / f"reference{source.suffix}"
             file.write_bytes(source.read_bytes())
         else:
-            file = folder / "reference.onnx"
-            file.write_bytes(PAIRS[self.spec.reference][0].onnx())
+            make, suffix = REFERENCES[self._template.format]
+            file = folder / f"reference{suffix}"
+            try:
+                file.write_bytes(make(PAIRS[self.spec.reference][0]))
+            except ImportError as error:
+                raise missing_extra("ai-edge-litert", "litert", f"the reference net of {self.spec.name}") from error
         return file
 
     def _samples(self, files: list[Path]) -> list[list[float]]:
@@ -321,13 +343,13 @@ class CommandDevice(Device):
         """Returns threads, batch, address, and what the command last reported of its environment."""
         spec = self.spec
         return {
+            "clock": spec.clock if self._uses("run", "clock") else "wall",
             **self._reported,
             "runtime": spec.runtime,
-            "template": str(spec.options.get("template")) if "template" in spec.options else None,
+            "template": str(name) if (name := spec.options.get("template", self.shipped)) is not None else None,
             "address": spec.address,
             "threads": spec.threads,
             "batch": spec.batch,
-            "clock": spec.clock,
             "reference_net": f"{spec.reference} {REFERENCE_VERSION}",
         }
 

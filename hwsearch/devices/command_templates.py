@@ -12,7 +12,8 @@ class CommandTemplate:
 
     | placeholder | stands for |
     |---|---|
-    | {address} {folder} {python} | of the spec and its options |
+    | {address} {folder} {python} {node} {modules} | of the spec and its options |
+    | {web_benchmark} | the shipped script for WebAssembly engines |
     | {threads} {batch} {clock} {warmup} {repeats} {max_seconds} {target_ci} | of the spec |
     | {ssh_options} | as a word of its own: the option's words |
     | {files}, {names} | as a word of its own: all local paths, all file names on the device |
@@ -51,6 +52,16 @@ TEMPLATES: Mapping[str, CommandTemplate] = {
             "--target-ci {target_ci} {remote}"
         ),
         clean="ssh {ssh_options} {address} rm -rf {folder}",
+    ),
+    "onnxruntime-web": CommandTemplate(
+        run=(
+            "{node} {web_benchmark} onnxruntime-web {modules} {threads} {batch} {warmup} {repeats} {max_seconds} "
+            "{files}"
+        ),
+    ),
+    "litert-js": CommandTemplate(
+        run="{node} {web_benchmark} litert {modules} {threads} {batch} {warmup} {repeats} {max_seconds} {files}",
+        format="litert",
     ),
     # https://ai.google.dev/edge/litert/models/measurement: benchmark_model must lie in {folder} already. It prints
     # "Inference timings in us: Init: ..., First inference: ..., Warmup (avg): ..., Inference (avg): 12345.6".

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint, Option
+from hwsearch.devices.timing import ClockName, tells_queued
 
 DECISIVE = (
     "cpu_model",
@@ -68,6 +69,20 @@ def affinity() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
+def clock_of(spec: DeviceSpec, *, on_cpu: bool = True) -> ClockName:
+    """Returns the clock that a lane of this process reads: `running` only where one thread of a Linux CPU computes.
+
+    With several threads it is not known for how long the slowest of them waited for a core.
+
+    Args:
+        spec: the device's.
+        on_cpu: the engine computes on the CPU.
+    """
+    if spec.clock == "running" and not (on_cpu and spec.threads == 1 and tells_queued()):
+        return "wall"
+    return spec.clock
+
+
 def fingerprint(
     spec: DeviceSpec, *, runtime_version: str | None, extra: Mapping[str, Option] | None = None
 ) -> Fingerprint:
@@ -78,7 +93,7 @@ def fingerprint(
         "runtime_version": runtime_version,
         "threads": spec.threads,
         "batch": spec.batch,
-        "clock": spec.clock,
+        "clock": clock_of(spec),
         "usable_cores": affinity(),
         "cores": None if spec.cores is None else ",".join(map(str, spec.cores)),
         **(extra or {}),

@@ -14,10 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint
-from hwsearch.devices.environment import fingerprint
+from hwsearch.devices.environment import clock_of, fingerprint
 from hwsearch.devices.reference import REFERENCE_VERSION, FixedNet
 from hwsearch.devices.timed import TimedDevice
-from hwsearch.devices.timing import Call
+from hwsearch.devices.timing import Call, ClockName
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.results import Artifact, Measurement
 
@@ -69,6 +69,11 @@ class OnnxRuntimeDevice(TimedDevice):
         """Returns latency, and memory if the spec asks for it."""
         return (*cls.metrics, "peak_memory_bytes") if spec.options.get("peak_memory") is True else cls.metrics
 
+    @classmethod
+    def skips_zeros(cls, spec: DeviceSpec, pattern: str) -> bool | None:
+        """Returns False: all its kernels are dense. What TensorRT does with 2:4 is not known here."""
+        return None if spec.options.get("provider") == "tensorrt" and pattern == "2:4" else False
+
     def measure(self, artifacts: Sequence[Artifact]) -> list[Mapping[str, Measurement]]:
         """Returns latency per artifact, and memory if the spec asks for it; see `Device.measure`."""
         results = super().measure(artifacts)
@@ -115,8 +120,17 @@ class OnnxRuntimeDevice(TimedDevice):
         return fingerprint(
             self.spec,
             runtime_version=ort.__version__,
-            extra={"provider": self.provider, "reference_net": f"{self.spec.reference} {REFERENCE_VERSION}"},
+            extra={
+                "provider": self.provider,
+                "clock": self.clock,
+                "reference_net": f"{self.spec.reference} {REFERENCE_VERSION}",
+            },
         )
+
+    @property
+    def clock(self) -> ClockName:
+        """Wall time on a GPU."""
+        return clock_of(self.spec, on_cpu=self.provider == PROVIDERS["cpu"])
 
 
 def open_session(

@@ -109,17 +109,9 @@ def profile(
     )
 
 
-def profiling_spec(spec: DeviceSpec, *, in_process: bool) -> DeviceSpec:
-    """Returns the spec to profile a device with: narrow intervals, and process CPU time where that is possible.
-
-    Ratios of the same nets are the same on both clocks when one thread computes, and CPU time is steadier.
-
-    Args:
-        spec: the run's.
-        in_process: the engine computes on the CPU, in this process.
-    """
-    clock = "cpu" if in_process and spec.threads == 1 else spec.clock
-    return spec.model_copy(update={"clock": clock, "protocol": "default", "target_ci": 0.02, "max_seconds": 5.0})
+def profiling_spec(spec: DeviceSpec) -> DeviceSpec:
+    """Returns the spec to profile a device with: the run's, with narrow intervals."""
+    return spec.model_copy(update={"protocol": "default", "target_ci": 0.02, "max_seconds": 5.0})
 
 
 def _measure(device: Device, exporter: Exports | None, variants: list[Variant]) -> tuple[list[Probe], list[str]]:

@@ -11,12 +11,14 @@ A change here changes what stored ratios mean: count up REFERENCE_VERSION, which
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from hwsearch.graphs.litert_graph import build_litert
+from hwsearch.graphs.onnx_graph import build_onnx
 
 FloatArray = NDArray[np.float32]
 REFERENCE_VERSION = 2
@@ -67,8 +69,12 @@ class FixedNet:
         return np.random.default_rng(0).standard_normal((1, 3, self.side, self.side), dtype=np.float32)
 
     def onnx(self) -> bytes:
-        """Returns an ONNX file (opset 17; input `x`, output `y`); the same bytes every time."""
-        return _onnx(self)
+        """Returns an ONNX file (opset 17; input `x`); the same bytes every time."""
+        return build_onnx(FixedModule(self).eval(), (torch.from_numpy(self.input()),), ["x"], opset=17)
+
+    def litert(self) -> bytes:
+        """Returns a LiteRT file; the same bytes every time."""
+        return build_litert(FixedModule(self).eval(), (torch.from_numpy(self.input()),))
 
 
 REFERENCE = FixedNet(
@@ -102,44 +108,6 @@ SMALL_CONTROL = FixedNet(
 )
 PAIRS = {"large": (REFERENCE, CONTROL), "small": (SMALL_REFERENCE, SMALL_CONTROL)}
 """What a spec may choose: reference and control."""
-
-
-def _onnx(net: FixedNet) -> bytes:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes, tensors, name = [], [], "x"
-    weights = net.weights()
-    for i, (_, _, kernel, stride, groups, relu) in enumerate(net.layers()):
-        weight, bias = weights[i]
-        tensors += [numpy_helper.from_array(weight, f"w{i}"), numpy_helper.from_array(bias, f"b{i}")]
-        pad = kernel // 2
-        attributes: dict[str, Any] = {
-            "strides": [stride] * 2,
-            "pads": [pad] * 4,
-            "group": groups,
-            "kernel_shape": [kernel] * 2,
-        }
-        nodes.append(helper.make_node("Conv", [name, f"w{i}", f"b{i}"], [f"c{i}"], **attributes))
-        name = f"c{i}"
-        if relu:
-            nodes.append(helper.make_node("Relu", [name], [f"r{i}"]))
-            name = f"r{i}"
-    tensors += [numpy_helper.from_array(weights[-1][0], "wf"), numpy_helper.from_array(weights[-1][1], "bf")]
-    nodes.append(helper.make_node("GlobalAveragePool", [name], ["pool"]))
-    nodes.append(helper.make_node("Flatten", ["pool"], ["flat"]))
-    nodes.append(helper.make_node("Gemm", ["flat", "wf", "bf"], ["y"], transB=1))
-    graph = helper.make_graph(
-        nodes,
-        net.name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, net.side, net.side])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, net.classes])],
-        tensors,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
 
 
 class FixedModule(nn.Module):

@@ -59,6 +59,11 @@ class SimulatedDevice(Device):
         self._options = {key: self._number(key) for key in DEFAULTS}
         self._measured: Counter[str] = Counter()
 
+    @classmethod
+    def skips_zeros(cls, spec: DeviceSpec, pattern: str) -> bool | None:
+        """Returns the option `sparse`; None where a table says the latency."""
+        return None if spec.options.get("table") is not None else bool(spec.options.get("sparse", DEFAULTS["sparse"]))
+
     def _number(self, key: str) -> float:
         value = self.spec.options.get(key, DEFAULTS[key])
         positive = key in {"gmacs_per_s", "gb_per_s", "bf16_speedup", "int8_speedup"}

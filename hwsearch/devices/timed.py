@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from hwsearch.devices.base import Device
+from hwsearch.devices.environment import clock_of
 from hwsearch.devices.reference import PAIRS, FixedNet
-from hwsearch.devices.timing import Call, Timing, TimingPlan, TimingResult, time_interleaved
+from hwsearch.devices.timing import Call, ClockName, Timing, TimingPlan, TimingResult, time_interleaved
 from hwsearch.errors import DeviceError
 from hwsearch.results import Artifact, Measurement
 
@@ -98,6 +99,11 @@ class TimedDevice(Device):
         finally:
             os.sched_setaffinity(0, before)
 
+    @property
+    def clock(self) -> ClockName:
+        """The clock that latencies are read from; see `clock_of`."""
+        return clock_of(self.spec)
+
     def plan(self) -> TimingPlan:
         """Returns the spec's timing protocol."""
         spec = self.spec
@@ -107,7 +113,7 @@ class TimedDevice(Device):
             repeats=spec.repeats,
             max_seconds=spec.max_seconds,
             target_ci=math.inf if fast else spec.target_ci,
-            clock=spec.clock,
+            clock=self.clock,
             even=not fast,
         )
 

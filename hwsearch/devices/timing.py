@@ -8,8 +8,10 @@ once, in an order of their own, and what counts is the ratio to the reference of
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -19,9 +21,13 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 Call = Callable[[], object]
+ClockName = Literal["running", "wall", "cpu"]
+SCHEDSTAT = "/proc/thread-self/schedstat"
 LEAST_ROUNDS = 6
 """With fewer samples no pair of order statistics covers a median with 95 %."""
 REFERENCE = ""
+_Samples = tuple[list[float], list[float], list[float]]
+"""Of one net: wall, queued and CPU time per call, in ms, one entry per round."""
 
 
 class Clock(Protocol):
@@ -33,9 +39,28 @@ class Clock(Protocol):
     def cpu(self) -> float:
         """Returns CPU time of this process, all threads together."""
 
+    def queued(self) -> float:
+        """Returns how long this thread was ready to run while others had the cores; 0 where that is not known."""
+
 
 class SystemClock:
-    """The clocks of this process."""
+    """The clocks of this process and thread. Close it in the end.
+
+    Args:
+        schedstat: the kernel's account of this thread: ns on a core, ns in the queue, number of turns.
+    """
+
+    def __init__(self, schedstat: str = SCHEDSTAT) -> None:
+        try:
+            self._file: int | None = os.open(schedstat, os.O_RDONLY)
+        except OSError:
+            self._file = None
+
+    def close(self) -> None:
+        """Closes the kernel's file."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None
 
     def wall(self) -> float:
         """Returns `time.perf_counter`."""
@@ -44,6 +69,15 @@ class SystemClock:
     def cpu(self) -> float:
         """Returns `time.process_time`."""
         return time.process_time()
+
+    def queued(self) -> float:
+        """Returns the kernel's number, Linux only."""
+        return 0.0 if self._file is None else int(os.pread(self._file, 96, 0).split()[1]) / 1e9
+
+
+def tells_queued(schedstat: str = SCHEDSTAT) -> bool:
+    """Returns whether this system says how long a thread waited for a core."""
+    return os.access(schedstat, os.R_OK)
 
 
 @dataclass(frozen=True)
@@ -55,7 +89,8 @@ class TimingPlan:
         repeats: least number of rounds (`LEAST_ROUNDS` if that is more).
         max_seconds: per candidate; no round is begun later than this (the least number of an interval apart).
         target_ci: rounds end when every candidate's 95 % half-width is below this share of its median.
-        clock: which clock's samples make the ratios and medians.
+        clock: which clock's samples make the ratios and medians: `wall`; `cpu`; or `running`, wall time less what this
+            thread waited in the queue for a core. On an idle machine `running` is `wall`.
         min_sample_ms: least length of a sample; shorter calls are timed several at a time.
         even: samples of all candidates last as long as the longest call, up to `max_sample_ms`; otherwise only the
             reference's do, as long as the typical candidate. Costs time, and holds on a busy host.
@@ -67,7 +102,7 @@ class TimingPlan:
     repeats: int = 20
     max_seconds: float = 5.0
     target_ci: float = 0.03
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: ClockName = "running"
     min_sample_ms: float = 0.5
     even: bool = True
     max_sample_ms: float = 20.0
@@ -80,8 +115,9 @@ class Timing:
 
     Args:
         wall_ms, cpu_ms: samples on both clocks.
-        ratios: to the reference of the same round, on the plan's clock (ones for the reference itself).
-        median_ms: of the samples on the plan's clock.
+        samples_ms: on the plan's clock.
+        ratios: to the reference of the same round, of `samples_ms` (ones for the reference itself).
+        median_ms: of `samples_ms`.
         half_width_ms: of the 95 % interval of that median.
         ratio: median of the ratios.
         ratio_half_width: of the 95 % interval of that median.
@@ -90,6 +126,7 @@ class Timing:
 
     wall_ms: FloatArray
     cpu_ms: FloatArray
+    samples_ms: FloatArray
     ratios: FloatArray
     median_ms: float
     half_width_ms: float
@@ -179,7 +216,13 @@ def time_interleaved(
     if not candidates or REFERENCE in candidates:
         raise ValueError("candidates must be at least one call with a name, but got none or an empty name.")
     plan = plan or TimingPlan()
-    clock = clock or SystemClock()
+    if clock is not None:
+        return _time_interleaved(candidates, reference, plan, clock)
+    with closing(SystemClock()) as system:
+        return _time_interleaved(candidates, reference, plan, system)
+
+
+def _time_interleaved(candidates: Mapping[str, Call], reference: Call, plan: TimingPlan, clock: Clock) -> TimingResult:
     began = clock.wall()
     budget = plan.max_seconds * len(candidates)
     calls = {REFERENCE: reference, **candidates}
@@ -191,8 +234,7 @@ def time_interleaved(
     shared = min(max(lengths), plan.max_sample_ms / 1000)
     counts = {name: _calls(best[name], shared if plan.even else least) for name in candidates}
     counts[REFERENCE] = _calls(best[REFERENCE], shared if plan.even else float(np.median(lengths)))
-    wall: dict[str, list[float]] = {name: [] for name in calls}
-    cpu: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[str, _Samples] = {name: ([], [], []) for name in calls}
     names = list(calls)
     rounds = 0
     while True:
@@ -200,19 +242,19 @@ def time_interleaved(
         for i in order:
             name = names[i]
             call, count = calls[name], counts[name]
-            wall_start, cpu_start = clock.wall(), clock.cpu()
+            before = clock.wall(), clock.queued(), clock.cpu()
             for _ in range(count):
                 call()
-            cpu_end, wall_end = clock.cpu(), clock.wall()
-            wall[name].append(1000 * (wall_end - wall_start) / count)
-            cpu[name].append(1000 * (cpu_end - cpu_start) / count)
+            cpu_end, queued_end, wall_end = clock.cpu(), clock.queued(), clock.wall()
+            for which, end in enumerate((wall_end, queued_end, cpu_end)):
+                samples[name][which].append(1000 * (end - before[which]) / count)
         rounds += 1
         if rounds < LEAST_ROUNDS:
             continue
         over = clock.wall() - began >= budget
         if not over and rounds < plan.repeats:
             continue
-        timings = _timings(wall, cpu, counts, plan)
+        timings = _timings(samples, counts, plan)
         reached = all(t.ratio_half_width <= plan.target_ci * t.ratio for t in timings.values())
         if reached or over:
             break
@@ -220,7 +262,7 @@ def time_interleaved(
     return TimingResult(
         candidates=timings,
         reference=reference_timing,
-        drift=_drift(np.array((wall if plan.clock == "wall" else cpu)[REFERENCE])),
+        drift=_drift(reference_timing.samples_ms),
         rounds=rounds,
         seconds=clock.wall() - began,
         reached=reached,
@@ -244,27 +286,32 @@ def _warm(call: Call, plan: TimingPlan, clock: Clock, seconds: float) -> float:
     return best
 
 
-def _timings(
-    wall: Mapping[str, list[float]], cpu: Mapping[str, list[float]], counts: Mapping[str, int], plan: TimingPlan
-) -> dict[str, Timing]:
-    chosen = wall if plan.clock == "wall" else cpu
-    base = np.array(chosen[REFERENCE])
+def _timings(samples: Mapping[str, _Samples], counts: Mapping[str, int], plan: TimingPlan) -> dict[str, Timing]:
+    base = _on_clock(samples[REFERENCE], plan.clock)
     out = {}
-    for name in wall:
-        samples = np.array(chosen[name])
-        # A CPU clock may tick more coarsely than a sample; 1 ns keeps the ratio finite.
-        ratios = np.maximum(samples, 1e-6) / np.maximum(base, 1e-6)
+    for name, rows in samples.items():
+        chosen = _on_clock(rows, plan.clock)
+        ratios = chosen / base
         out[name] = Timing(
-            wall_ms=np.array(wall[name]),
-            cpu_ms=np.array(cpu[name]),
+            wall_ms=np.array(rows[0]),
+            cpu_ms=np.array(rows[2]),
+            samples_ms=chosen,
             ratios=ratios,
-            median_ms=float(np.median(samples)),
-            half_width_ms=half_width(samples),
+            median_ms=float(np.median(chosen)),
+            half_width_ms=half_width(chosen),
             ratio=float(np.median(ratios)),
             ratio_half_width=half_width(ratios),
             calls=counts[name],
         )
     return out
+
+
+def _on_clock(rows: _Samples, clock: ClockName) -> FloatArray:
+    wall, queued, cpu = (np.array(row) for row in rows)
+    chosen = {"wall": wall, "running": wall - queued, "cpu": cpu}[clock]
+    # A clock may tick more coarsely than a sample; 1 ns keeps ratios finite.
+    positive: FloatArray = np.maximum(chosen, 1e-6)
+    return positive
 
 
 def _drift(samples: FloatArray) -> float:

@@ -11,10 +11,10 @@ from torch.export.passes import move_to_device_pass
 from torch.sparse import to_sparse_semi_structured
 
 from hwsearch.devices.base import DeviceSpec, Fingerprint
-from hwsearch.devices.environment import fingerprint
+from hwsearch.devices.environment import clock_of, fingerprint
 from hwsearch.devices.reference import REFERENCE_VERSION, FixedModule, FixedNet
 from hwsearch.devices.timed import TimedDevice
-from hwsearch.devices.timing import Call
+from hwsearch.devices.timing import Call, ClockName
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.results import Artifact
 from hwsearch.torch_program import read_program
@@ -56,6 +56,11 @@ class TorchDevice(TimedDevice):
                 raise DeviceError(f"device {spec.name} must have a GPU that torch can use, but torch finds none.")
             if self._sparse and torch.cuda.get_device_capability() < AMPERE:
                 raise DeviceError(f"device {spec.name}: 2:4 needs an NVIDIA GPU of Ampere or later, but this is older.")
+
+    @classmethod
+    def skips_zeros(cls, spec: DeviceSpec, pattern: str) -> bool | None:
+        """Returns False but for 2:4 with `semi_structured`: whether that pays depends on the layers."""
+        return None if spec.options.get("semi_structured") and pattern == "2:4" else False
 
     def _switch(self, key: str) -> bool:
         value = self.spec.options.get(key, False)
@@ -124,7 +129,12 @@ class TorchDevice(TimedDevice):
             "semi_structured": self._sparse,
             "reference_net": f"{self.spec.reference} {REFERENCE_VERSION}",
         }
-        return fingerprint(self.spec, runtime_version=torch.__version__, extra=extra)
+        return fingerprint(self.spec, runtime_version=torch.__version__, extra={**extra, "clock": self.clock})
+
+    @property
+    def clock(self) -> ClockName:
+        """Wall time on a GPU: the thread sleeps or spins until it is done."""
+        return clock_of(self.spec, on_cpu=self.device == "cpu")
 
 
 def make_semi_structured(module: nn.Module) -> list[str]:

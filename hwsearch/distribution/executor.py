@@ -142,6 +142,11 @@ class Executor(ABC):
         """How many accuracy workers have a job."""
         return self._n_busy_accuracy
 
+    @property
+    def broken(self) -> dict[str, str]:
+        """Device whose lane cannot be made -> why."""
+        return {s.device: s.broken for s in self.slots if s.device is not None and s.broken is not None}
+
     def submit(self, job: Job) -> None:
         """Queues a job."""
         now = self._now()

@@ -12,11 +12,9 @@ from hwsearch.results import History
 from search_spaces.space import Population, SearchSpace, not_in, unique_rows
 
 ExactLosses = Callable[[Population], NDArray[np.float64]]
-"""Population (n, g) -> losses (n, m); NaN in the columns of objectives that must be evaluated or measured."""
+"""Population (n, g) -> losses (n, m), NaN in the columns of objectives that must be evaluated or measured.
 
-
-class SpaceExhausted(Exception):
-    """Every architecture of the space has been proposed."""
+May have more columns: then the violations of all limits follow, (n, m + c), NaN likewise."""
 
 
 class SearchEngine(ABC):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch import pareto
 from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples, usable
+from hwsearch.engines.selection import survivors, tournament
 from hwsearch.results import History
 from search_spaces.space import Population, SearchSpace, not_in, unique_rows
 
@@ -64,9 +64,20 @@ class NSGA2(SearchEngine):
         seen = np.concatenate([history.genotypes, chosen])
         chosen = np.concatenate([chosen, fresh_samples(self.space, seen, n_random - len(chosen), rng)])
         if n_random < count:
-            parents, order = survivors(done.losses, done.violations, self.population)
+            parents, order = self.select(done.losses, done.violations)
             chosen = self._children(done.genotypes[parents], order, history.genotypes, chosen, count, rng)
         return chosen
+
+    def select(
+        self, losses: NDArray[np.float64], violations: NDArray[np.float64]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Returns rows that may be parents, best first, and their places: equal places are equally good.
+
+        Args:
+            losses: (n, m), no NaN.
+            violations: (n, c).
+        """
+        return survivors(losses, violations, self.population)
 
     def _first(self, seen: Population) -> Population:
         """Returns the extremes (k, g) that are asked for and not in `seen`."""
@@ -100,42 +111,3 @@ class NSGA2(SearchEngine):
             chosen = np.concatenate([chosen, children[:missing]])
         rest = fresh_samples(self.space, np.concatenate([seen, chosen]), count - len(chosen), rng)
         return np.concatenate([chosen, rest])
-
-
-def survivors(
-    losses: NDArray[np.float64], violations: NDArray[np.float64], size: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Returns the best `size` rows (k,), best first, and their places (k,): equal places are equally good parents.
-
-    By constrained rank, then by crowding distance within the rank (environmental selection of NSGA-II).
-
-    Args:
-        losses: (n, m), no NaN.
-        violations: (n, c), at most 0 = kept.
-        size: at least 1.
-    """
-    rank = pareto.constrained_ranks(losses, violations)
-    kept: list[NDArray[np.intp]] = []
-    crowds: list[NDArray[np.float64]] = []
-    missing = min(size, len(losses))
-    for value in np.unique(rank):
-        rows = np.flatnonzero(rank == value)
-        crowd = pareto.crowding(losses[rows])
-        best = np.argsort(-crowd, kind="stable")[:missing]
-        kept.append(rows[best])
-        crowds.append(crowd[best])
-        missing -= len(best)
-        if missing == 0:
-            break
-    rows = np.concatenate(kept)
-    keys = np.stack([rank[rows].astype(np.float64), -np.concatenate(crowds)], axis=1)
-    places = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-    return rows, places
-
-
-def tournament(order: NDArray[np.intp], n: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Returns `n` winners of random pairs (n,): the lower place wins, of equal places the first drawn."""
-    pairs = rng.integers(0, len(order), (n, 2))
-    first, second = order[pairs[:, 0]], order[pairs[:, 1]]
-    winners: NDArray[np.intp] = np.where(second < first, pairs[:, 1], pairs[:, 0])
-    return winners

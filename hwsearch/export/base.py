@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -55,6 +56,22 @@ class Exporter(ABC):
             raise UserError(
                 f"precision of format {self.format} must be one of {', '.join(self.precisions)}, but got {precision!r}."
             )
+
+
+def check_calibration(calibration: Sequence[tuple[Tensor, ...]], example: tuple[Tensor, ...], precision: str) -> None:
+    """Raises UserError unless there are batches of finite inputs that are shaped as the example's."""
+    if not calibration:
+        raise UserError(f"calibration must hold at least one batch for {precision}, but got none.")
+    wanted = [tuple(tensor.shape[1:]) for tensor in example]
+    for i, batch in enumerate(calibration):
+        shapes = [tuple(tensor.shape[1:]) for tensor in batch]
+        if shapes != wanted or not all(len(tensor) for tensor in batch):
+            got = [tuple(tensor.shape) for tensor in batch]
+            raise UserError(
+                f"calibration must hold inputs of shapes {wanted} after the batch, but batch {i} holds {got}."
+            )
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in batch):
+            raise UserError(f"calibration must hold finite values, but batch {i} does not.")
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.export import onnx_int8
-from hwsearch.export.base import Exporter, eval_mode
-from hwsearch.export.layer_trace import Unsupported
-from hwsearch.export.onnx_graph import build_onnx
+from hwsearch.export.base import Exporter, check_calibration, eval_mode
+from hwsearch.graphs.layer_trace import Unsupported
+from hwsearch.graphs.onnx_graph import build_onnx
 from hwsearch.results import Artifact
 
 OPSET = 17
@@ -50,6 +50,8 @@ class OnnxExporter(Exporter):
     ) -> Artifact:
         """Returns the ONNX artifact; see `Exporter.export`."""
         self.check_precision(precision)
+        if precision == "int8":
+            check_calibration(calibration, example, precision)
         names = input_names(example)
         content = write(module, example, names)
         if precision == "int8":
@@ -138,9 +140,23 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], names: Sequence[str]) 
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         text = str(error)
         found = re.search(r"operator '([^']+)'|(aten::\w+)", text)
-        what = f"operator {found[1] or found[2]} has no ONNX counterpart" if found else " ".join(text.split())[:300]
+        operator = found[1] or found[2] if found else ""
+        what = f"operator {operator}{_place(module, example, operator)} has no ONNX counterpart"
+        what = what if found else " ".join(text.split())[:300]
         raise UserError(f"module {type(module).__name__} cannot be exported to ONNX opset {OPSET}: {what}.") from error
     return buffer.getvalue()
+
+
+def _place(module: nn.Module, example: tuple[Tensor, ...], operator: str) -> str:
+    """Returns ` in layer PATH` where the module's trace shows the operator in a layer, else nothing."""
+    try:
+        with eval_mode(module), torch.no_grad(), _quiet():
+            traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+        scopes = [node.scopeName() for node in traced.inlined_graph.nodes() if node.kind() == operator]
+    except RuntimeError:  # what cannot be traced has no places
+        return ""
+    path = scopes[0].rpartition("__module.")[2] if scopes else ""
+    return f" in layer {path}" if path else ""
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,16 +26,11 @@ def static(content: bytes, names: Sequence[str], calibration: Sequence[tuple[Ten
     Args:
         content: fp32 file.
         names: of its inputs.
-        calibration: batches of real inputs; not empty, finite.
+        calibration: batches of real inputs, checked by `check_calibration`.
 
     Raises:
-        UserError: no calibration batches, or the file cannot be quantised.
+        UserError: the file cannot be quantised.
     """
-    if not calibration:
-        raise UserError("calibration must hold at least one batch for int8, but got none.")
-    for i, batch in enumerate(calibration):
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in batch):
-            raise UserError(f"calibration must hold finite values, but batch {i} does not.")
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -88,6 +82,19 @@ def dynamic(content: bytes) -> bytes:
     if not any("Integer" in node.op_type for node in onnx.load(io.BytesIO(made)).graph.node):
         raise UserError("the model must have a linear layer for dynamic int8, but it has none.")
     return made
+
+
+def precision_of(content: bytes) -> str | None:
+    """Returns the precision of an ONNX file: `int8` where tensors are quantised; None if it is no ONNX file."""
+    try:
+        operators = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    except Exception:  # protocol buffers' error is of a library without types, and not onnx's
+        return None
+    if not operators:
+        return None
+    if "DynamicQuantizeLinear" in operators:
+        return "int8-dynamic"
+    return "int8" if "QuantizeLinear" in operators else "fp32"
 
 
 def _quantised(quantise: Any) -> bytes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwsearch.errors import DeviceError, UserError, missing_extra
-from hwsearch.export.base import Exporter
+from hwsearch.export.base import Exporter, check_calibration
 from hwsearch.export.onnx_exporter import input_names, write
 from hwsearch.results import Artifact
 
@@ -48,6 +48,8 @@ class OpenVinoExporter(Exporter):
     ) -> Artifact:
         """Returns the IR; see `Exporter.export`."""
         self.check_precision(precision)
+        if precision == "int8":
+            check_calibration(calibration, example, precision)
         ov = openvino()
         names = input_names(example)
         model = ov.Core().read_model(write(module, example, names))
@@ -120,10 +122,8 @@ def quantise(model: Any, calibration: Sequence[tuple[Tensor, ...]]) -> Any:
     """Returns the model with int8 weights and activations (NNCF, mixed preset: activations signed where need be).
 
     Raises:
-        UserError: no calibration batches, or NNCF cannot quantise it.
+        UserError: NNCF cannot quantise it.
     """
-    if not calibration:
-        raise UserError("calibration must hold at least one batch for int8, but got none.")
     with _without_telemetry():
         try:
             import nncf

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hwsearch.errors import UserError
 from hwsearch.export.base import eval_mode
-from hwsearch.export.layer_trace import LayerTrace, Step, Unsupported, Value, trace_layers
+from hwsearch.graphs.layer_trace import LayerTrace, Step, Unsupported, Value, trace_layers
 
 HEADER = '''"""{title}
 

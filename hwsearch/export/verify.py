@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from hwsearch.export.base import Exporter, eval_mode
 from hwsearch.results import Artifact
 
 FP32_TOLERANCE = 1e-4
+TINY = 1e-6
+"""Outputs below this are taken for zero."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Agreement:
 
     Args:
         max_abs_error: largest absolute difference of two outputs.
-        max_rel_error: the same divided by the largest absolute output of the module (of its batch), at least 1.
+        max_rel_error: the same divided by the largest absolute output of the module in the same batch.
         top1_agreement: share of rows whose largest output (over the last axis) is at the same place.
         n_examples: rows compared.
     """
@@ -45,21 +47,44 @@ def compare(
         exporter: runs it.
         batches: each as the module takes it; not empty.
     """
+
+    def run(batch: tuple[Tensor, ...]) -> NDArray[np.float32]:
+        return exporter.run(artifact, tuple(tensor.numpy() for tensor in batch))
+
+    return compare_outputs(module, run, batches=batches, what=f"the exported {artifact.format} model")
+
+
+def compare_outputs(
+    module: nn.Module,
+    run: Callable[[tuple[Tensor, ...]], NDArray[np.float32]],
+    *,
+    batches: Sequence[tuple[Tensor, ...]],
+    what: str,
+) -> Agreement:
+    """Returns the agreement of a module with anything that takes the same inputs.
+
+    Args:
+        module: as for `compare`.
+        run: batch -> outputs.
+        batches: as for `compare`.
+        what: of `run`, for messages.
+
+    Raises:
+        DeviceError: outputs of other shapes.
+    """
     if not batches:
         raise ValueError("batches must hold at least one batch, but got none.")
     absolute, relative, same, rows = 0.0, 0.0, 0.0, 0
     for batch in batches:
         with eval_mode(module), torch.no_grad():
             want: NDArray[np.float32] = module(*batch).numpy()
-        got = exporter.run(artifact, tuple(tensor.numpy() for tensor in batch))
+        got = run(batch)
         if got.shape != want.shape:
-            raise DeviceError(
-                f"the exported {artifact.format} model must give outputs {want.shape}, but gave {got.shape}."
-            )
+            raise DeviceError(f"{what} must give outputs {want.shape}, but gave {got.shape}.")
         # NaN must count as a difference, and max() would drop it
         error = float(np.max(np.abs(got - want))) if np.isfinite(got).all() else float("inf")
         absolute = max(absolute, error)
-        relative = max(relative, error / max(1.0, float(np.max(np.abs(want)))))
+        relative = max(relative, error / max(TINY, float(np.max(np.abs(want)))))
         same += float((got.argmax(-1) == want.argmax(-1)).mean()) * len(want)
         rows += len(want)
     return Agreement(absolute, relative, same / rows, rows)

@@ -79,6 +79,11 @@ class Live:
         """Shows where validation stands."""
         self._show(done, total, "", None)
 
+    def trainings(self, done: int, total: int) -> None:
+        """Shows how many of several trainings are done."""
+        elapsed = time.monotonic() - self._started
+        self._show(done, total, "trainings", elapsed / done * (total - done) if done else None)
+
     def _show(self, done: int, total: int, detail: str, eta_s: float | None) -> None:
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=done, total=total, detail=detail)

@@ -26,14 +26,14 @@ def front_png(study: Study, content: Mapping[str, Any]) -> bytes:
     axes = figure.subplots(1, len(others), squeeze=False)
     done = [t for t in study.trials if t.state == State.FINISHED]
     for axis, other in zip(axes[0], others, strict=True):
-        axis.scatter(
-            [t.metrics[other.name] for t in done], [t.metrics[first.name] for t in done], s=12, c="0.7", label="trials"
-        )
+        shown = [t for t in done if other.name in t.metrics and first.name in t.metrics]
+        xs, ys = ([t.metrics[o.name] for t in shown] for o in (other, first))
+        axis.scatter(xs, ys, s=12, c="0.7", label="trials")
         _members(axis, content["members"], other, first)
         axis.set_xlabel(_label(other))
         axis.set_ylabel(_label(first))
         counted = other.metric.endswith(("bytes", "_ms")) or other.metric in {"macs", "parameters", "nonzeros"}
-        if counted and any(t.metrics[other.name] > 0 for t in done):
+        if counted and any(x > 0 for x in xs):
             axis.set_xscale("log")
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:

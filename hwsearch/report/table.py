@@ -37,6 +37,9 @@ def front_table(content: Mapping[str, Any]) -> Table:
         unit = f"{objective['unit']} @{device}" if device else objective["unit"]
         table.add_column(f"{metric}\n{unit}", justify="right", no_wrap=True)
     table.add_column("sparse\ngroups", no_wrap=True)
+    with_precision = any("precision" in member["architecture"] for member in members)
+    if with_precision:
+        table.add_column("precision", no_wrap=True)
     table.add_column("note", min_width=6)
     for member in members:
         cells = [member["key"]]
@@ -46,6 +49,8 @@ def front_table(content: Mapping[str, Any]) -> Table:
         patterns = [str(v) for gene, v in member["architecture"].items() if gene.endswith("sparsity")]
         sparse = [p for p in patterns if p != "dense"]
         cells.append(f"{len(sparse)}/{len(patterns)}" if patterns else "-")
+        if with_precision:
+            cells.append(str(member["architecture"]["precision"]))
         cells.append(escape(member["error"] or ", ".join(_notes(member))))
         table.add_row(*cells)
     return table
@@ -54,7 +59,30 @@ def front_table(content: Mapping[str, Any]) -> Table:
 def _notes(member: Mapping[str, Any]) -> list[str]:
     """Returns what is special about a net of a front."""
     passed = [f"passes {name}" for name in member["passed"]]
-    return ["behind"] * member["behind"] + passed + ["remade"] * member["remade"]
+    refused = [f"not on {device}" for device in member.get("refused", {})]
+    return ["behind"] * member["behind"] + passed + refused + ["remade"] * member["remade"]
+
+
+def exports_table(exports: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Returns the table of a net's forms (`exports` of its card)."""
+    table = Table(title="Checked in the engine against the module, on real inputs", box=SIMPLE_HEAD)
+    for column in ("format", "file", "accuracy", "max error", "top-1 agreement", "latency, ms"):
+        table.add_column(column)
+    for name, entry in exports.items():
+        agreement, accuracy = entry.get("agreement"), entry.get("accuracy")
+        timed = [
+            f"{device} {number(t['value'])}" + (f"±{t['half_width']:.2g}" if t.get("half_width") else "")
+            for device, t in entry.get("latency", {}).items()
+        ]
+        table.add_row(
+            name,
+            escape(entry["entry"]),
+            number(accuracy["value"]) if accuracy else "-",
+            f"{agreement['max_abs_error']:.2g}" if agreement else "-",
+            f"{100 * agreement['top1_agreement']:.1f} %" if agreement else "-",
+            escape(", ".join(timed) or "-"),
+        )
+    return table
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> Table:
@@ -64,4 +92,21 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
         table.add_column(column)
     for row in rows:
         table.add_row(*[number(row[c]) if isinstance(row[c], float | int) else escape(str(row[c])) for c in columns])
+    return table
+
+
+def comparison_table(rows: Sequence[Mapping[str, float | str]], *, title: str) -> Table:
+    """Returns the table of a comparison of engines (rows of `tasks.compare.summary`)."""
+    table = Table(title=title, box=SIMPLE_HEAD)
+    shown = [name for name in rows[0] if not name.startswith("reached_")]
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="left" if name == "engine" else "right")
+    for row in rows:
+        cells = [str(row["engine"])]
+        for name in shown[1:]:
+            value = float(row[name])
+            share = row.get(name.replace("n_to_", "reached_"), 1.0) if name.startswith("n_to_") else 1.0
+            text = number(value) if value < float("inf") else "-"
+            cells.append(f"{text} ({float(share):.0%})" if float(share) < 1.0 else text)
+        table.add_row(*cells)
     return table

@@ -17,6 +17,7 @@ from hwsearch.service.catalog import Catalog, Entry, Trials
 from hwsearch.study import Study, open_storage
 from predictors.base import Sources
 from predictors.files import load as load_predictor
+from predictors.files import read_card
 from predictors.training_range import TrainingRange
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Supernet
@@ -50,11 +51,18 @@ class RunPlan(Protocol):
         """Devices that its trials are measured on."""
         ...
 
+    @property
+    def admitted(self) -> dict[str, tuple[str, ...]]:
+        """Device -> precisions that it measures."""
+        ...
+
     def supernet(self, *, meta: bool = False) -> Supernet:
         """Its super-network, here for layer costs only."""
         ...
 
 
+NETWORK = "network"
+"""Place in a predictor's card notes of the configuration whose networks its layer costs are of."""
 PlanOf = Callable[[Mapping[str, Any], str], RunPlan]
 """(configuration, where it is from) -> plan. Names become objects in `build` only, so it is handed in."""
 
@@ -65,7 +73,8 @@ def load(paths: Sequence[Path], *, plan_of: PlanOf, config: Path | None = None) 
     Args:
         paths: predictor files and run folders; of a run its predictors, exact costs and stored trials are taken.
         plan_of: makes a plan of a run's configuration.
-        config: a configuration whose super-network gives the layer costs that predictors in files read.
+        config: a configuration whose super-network gives the layer costs that predictors in files read; by default
+            that which a file names itself.
 
     Raises:
         UserError or ValueError: no path, not readable, two spaces, or two answers for one metric and device.
@@ -74,8 +83,11 @@ def load(paths: Sequence[Path], *, plan_of: PlanOf, config: Path | None = None) 
         raise UserError("there must be at least one predictor file or run folder, but got none.")
     folders = {path: RunFolder(path).require() for path in paths if path.is_dir()}
     plans = {path: plan_of(folder.load_config(), str(folder.config)) for path, folder in folders.items()}
-    helper = None if config is None else plan_of(_yaml(config), str(config))
-    supernet = next((plan.supernet(meta=True) for plan in [*plans.values(), *([helper] if helper else [])]), None)
+    helpers = list(plans.values()) if config is None else [plan_of(_yaml(config), str(config))]
+    if not helpers:
+        named = ((path, read_card(path).notes.get(NETWORK)) for path in paths)
+        helpers = [plan_of(network, str(path)) for path, network in named if isinstance(network, dict)][:1]
+    supernet = helpers[0].supernet(meta=True) if helpers else None
     builder = _Builder(supernet)
     for path in paths:
         if path in plans:
@@ -178,6 +190,7 @@ def _trials(plan: RunPlan, folder: RunFolder) -> Trials:
         objectives=plan.objectives,
         limits=plan.limits,
         devices=plan.measured,
+        admitted=plan.admitted,
         storage=open_storage(plan.config.storage, folder.journal),
         read_only=True,
     )

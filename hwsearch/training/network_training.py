@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,10 @@ from hwsearch.data.dataset import Dataset
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.distillation import Distillation
 from hwsearch.training.loop import TrainingResult, fit
+from hwsearch.training.optimizer import make_optimizer
 from hwsearch.training.precision import autocast
 from hwsearch.training.progress import ProgressCallback
-from hwsearch.training.recipes.base import Recipe, RecipeError, prunable
+from hwsearch.training.recipes.base import Recipe, RecipeError, Session, check_combination, prunable
 
 
 class NetworkLearner:
@@ -145,6 +147,38 @@ def _plain(value: object) -> object:
     if isinstance(value, Tensor):
         return hashlib.sha256(_bytes(value)).hexdigest()
     return repr(value)
+
+
+def check_recipes(
+    model: nn.Module, config: TrainingConfig, recipes: Sequence[Recipe], *, keep_dense: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Raises what `train_network` would raise before its first step; returns a line per recipe about what stays dense.
+
+    So a mistake shows before hours of pretraining. Starts the recipes on a copy: they cannot be used afterwards.
+
+    Args:
+        model: as it will be trained; left alone.
+        config: of the training.
+        recipes: fresh objects.
+        keep_dense: modules whose weights no recipe may touch.
+
+    Raises:
+        RecipeError, ValueError: recipes that contradict each other or do not fit the model.
+    """
+    check_combination(recipes)
+    copied = copy.deepcopy(model)
+    targets = prunable(copied, keep_dense) if recipes else {}
+    optimizer = make_optimizer(copied, config)
+    notes = []
+    for recipe in recipes:
+        try:
+            recipe.start(Session(copied, optimizer, config.epochs, config.seed, targets))
+        finally:
+            recipe.stop()
+        left_out = getattr(recipe, "dense_layers", ())
+        if left_out:
+            notes.append(f"{recipe.name}: its pattern does not fit and leaves dense: {', '.join(left_out)}")
+    return tuple(notes)
 
 
 def train_network(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hwsearch.data.dataset import Dataset
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.network_training import train_network
+from hwsearch.training.progress import Progress, ProgressCallback
 from hwsearch.training.recipes.base import prunable
 from hwsearch.training.recipes.masking import BudgetName, GivenMask, budget_masks, checked_sparsity
 from search_spaces.batchnorm import recalibrate
@@ -60,6 +61,7 @@ def prune_and_soup(
     decays: Sequence[float] = (),
     budget: BudgetName = "global",
     keep_dense: Iterable[str] = (),
+    progress: ProgressCallback | None = None,
 ) -> tuple[dict[str, Tensor], tuple[SoupRound, ...]]:
     """Prunes a trained model in place to the sparsity; returns its masks and what each round did.
 
@@ -78,6 +80,7 @@ def prune_and_soup(
         decays: weight decay of each member, cyclic; by default the configuration's.
         budget: how sparsity is shared out.
         keep_dense: modules that are not pruned.
+        progress: called after every step of every member, with steps counted over the whole soup.
     """
     if members < 1:
         raise ValueError(f"members must be at least 1, but got {members}.")
@@ -92,7 +95,9 @@ def prune_and_soup(
             if decays:
                 update["weight_decay"] = decays[member % len(decays)]
             settings = config.model_copy(update=update)
-            result = train_network(clone, dataset, settings, recipes=[GivenMask(masks=masks)], keep_dense=keep)
+            told_so_far = _counted(progress, number * members + member, rounds * members)
+            recipes = [GivenMask(masks=masks)]
+            result = train_network(clone, dataset, settings, recipes=recipes, keep_dense=keep, progress=told_so_far)
             copies.append(clone)
             losses.append(result.epoch_losses[-1])
         model.load_state_dict(average(copies))
@@ -100,3 +105,23 @@ def prune_and_soup(
         told.append(SoupRound(target, tuple(losses)))
     model.eval()
     return masks, tuple(told)
+
+
+def _counted(progress: ProgressCallback | None, done: int, trainings: int) -> ProgressCallback | None:
+    """Returns a callback that counts the steps of one of several equal trainings over all of them."""
+    if progress is None:
+        return None
+
+    def tell(one: Progress) -> None:
+        whole = one.elapsed_seconds + one.eta_seconds
+        progress(
+            replace(
+                one,
+                step=done * one.n_steps + one.step,
+                n_steps=trainings * one.n_steps,
+                elapsed_seconds=done * whole + one.elapsed_seconds,
+                eta_seconds=(trainings - done - 1) * whole + one.eta_seconds,
+            )
+        )
+
+    return tell

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hwsearch.devices.base import Device, DeviceSpec
+from hwsearch.devices.reference import PAIRS, FixedModule
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.export.base import Exporter
 from hwsearch.results import Artifact
@@ -18,7 +20,7 @@ from tests.contracts.nets import conv_supernet, subnet
 
 QUICK = {"repeats": 6, "max_seconds": 0.3, "warmup": 1, "reference": "small"}
 
-ARTIFACTS: dict[tuple[str, bool], Artifact] = {}
+ARTIFACTS: dict[tuple[str, bool | None], Artifact] = {}
 """Exported once per format: torch.export takes seconds."""
 
 
@@ -67,9 +69,9 @@ class DeviceContract:
 
     def test_artifact_is_left_as_it_was(self, exporter: Exporter) -> None:
         artifact = self.artifact(exporter, largest=False)
-        digest = artifact.sha256
+        before = replace(artifact).sha256
         self.make_device(self.spec()).measure([artifact])
-        assert artifact.sha256 == digest
+        assert replace(artifact).sha256 == before  # computed anew
 
     def test_nothing_to_measure(self) -> None:
         assert self.make_device(self.spec()).measure([]) == []
@@ -93,6 +95,18 @@ class DeviceContract:
         # value / card = raw / reference of the run, up to the difference of a median of ratios and a ratio of medians
         own = scaled.raw / float(scaled.environment["reference_ms"])  # type: ignore[arg-type]
         assert 0.2 < scaled.value / 1000.0 / own < 5  # the host may be busy
+
+    def test_reference_is_the_net_it_says_it_is(self, exporter: Exporter) -> None:
+        if not self.opens_files:
+            pytest.skip("nothing is timed")
+        key = (exporter.format, None)
+        if key not in ARTIFACTS:
+            net = PAIRS["small"][0]
+            module, example = FixedModule(net).eval(), (torch.from_numpy(net.input()),)
+            ARTIFACTS[key] = exporter.export(module, example, costs={})
+        measured = self.make_device(self.spec()).measure([ARTIFACTS[key]])[0]["latency_ms"]
+        # The same net as an artifact takes as long as the reference; a factor of 3 for a busy host.
+        assert 1 / 3 < measured.value / float(measured.environment["card_reference_ms"]) < 3  # type: ignore[arg-type]
 
     def test_fast_protocol_repeats_exactly(self, exporter: Exporter) -> None:
         if not self.opens_files:

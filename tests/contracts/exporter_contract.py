@@ -20,7 +20,7 @@ class Strange(nn.Module):
     """Uses an operator that no inference format has."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.eigvals(x.reshape(len(x), 8, 8) @ torch.ones(8, 8)).abs()
+        return torch.abs(torch.linalg.eigvals(x))
 
 
 class ExporterContract:
@@ -81,6 +81,14 @@ class ExporterContract:
             pytest.skip("the format takes every operator of torch")
         with pytest.raises(UserError, match=r"module Strange cannot be exported.*eigvals") as caught:
             exporter.export(Strange(), (torch.randn(1, 8, 8),), costs={})
+        assert "\n" not in str(caught.value)
+
+    def test_layer_of_an_operator_without_counterpart(self, exporter: Exporter) -> None:
+        if not self.refuses_strange:
+            pytest.skip("the format takes every operator of torch")
+        module = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Linear(8, 8), Strange()))
+        with pytest.raises(UserError, match=r"eigvals.* in layer 1\.1") as caught:
+            exporter.export(module, (torch.randn(1, 8, 8),), costs={})
         assert "\n" not in str(caught.value)
 
     def test_broken_bytes(self, exporter: Exporter) -> None:

@@ -45,6 +45,28 @@ def digits(**changes: Any) -> dict[str, Any]:
     return {**raw, **changes}
 
 
+class Silent:
+    """Sees a run and keeps its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def phase(self, name: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def training(self, progress: object) -> None:
+        pass
+
+    def search(self, progress: object) -> None:
+        pass
+
+    def validation(self, done: int, total: int) -> None:
+        pass
+
+
 def write(folder: Path, raw: Mapping[str, Any]) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(dict(raw), sort_keys=False))

@@ -134,11 +134,12 @@ def test_names_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         ("devices.cpu.threads=0", "devices.cpu.threads must be at least 1, but got 0."),
         ("devices.cpu.name=x", "devices.cpu.name is not known."),
         ("devices.cpu.precisions=[]", "devices.cpu.precisions must be a list of at least 1, but got []."),
-        ("devices.cpu.precisions=[fp8]", "devices.cpu.precisions must start with one of"),
+        ("devices.cpu.precisions=[fp8]", "devices.cpu.precisions must be of ["),
         ("devices.cpu.options={spin: 1}", "devices.cpu: device cpu: runtime onnxruntime has no option 'spin'"),
         ("devices.cpu={clock: cpu, threads: 2}", "devices.cpu: clock 'cpu' must be used with threads: 1"),
         ("devices.a b={runtime: analytic}", "devices.a b must be a string of the form ^[A-Za-z0-9_.-]+$"),
-        ("search.engine=nsga", "(nearest: 'nsga2')."),
+        ("search.engine=optuna", "search.engine must be 'optuna:<algorithm>', but got 'optuna'."),
+        ("search.engine=paretto", "(nearest: 'pareto')."),
         ("search.options.popluation=4", "search.options.popluation is not known (nearest: 'population')."),
         ("search.options.population=1", "search.options: engine.population must be at least 2, but got 1."),
         ("search.options.seed=1", "search.options.seed is not known."),
@@ -219,7 +220,7 @@ def test_a_family_without_layers_that_may_be_sparse() -> None:
 
     family = Fixed(input_shape=(1, 8, 8), n_classes=10, hidden=[[4, 8]])
     with pytest.raises(ConfigError, match="sparsity must apply to at least one layer"):
-        build._space(family, build.SparsityGenes(("dense", "unstructured-0.5")))
+        build._space(family, build.SparsityGenes(("dense", "unstructured-0.5")), ())
 
 
 # ---- what a good one becomes ---------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_the_rest_can_be_checked_without_the_bad_parts() -> None:
     assert len(parsed.problems) == 4
     assert parsed.left_out == {"nmae", "export.nets", "search.trials", "objectives.1"}
     assert parsed.config is not None
-    assert parsed.config.search.engine == "nsga2"
+    assert parsed.config.search.engine == digits()["search"]["engine"]
     assert [o.metric for o in parsed.config.objectives][::2] == ["accuracy", "stored_bytes"]
 
 

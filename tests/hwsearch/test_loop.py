@@ -147,14 +147,14 @@ def test_what_was_not_measured_is_measured_once(tmp_path: Path, gone: str) -> No
     assert [t.state for t in again.trials] == [State.FINISHED] * 5
 
 
-def test_an_artifact_that_cannot_be_made_again_is_a_failure(tmp_path: Path) -> None:
+def test_an_artifact_that_cannot_be_made_again_is_a_failure_of_its_device(tmp_path: Path) -> None:
     storage = InMemoryStorage()
     study = interrupted(tmp_path, storage, devices=("x",), n=2)
     study.trial(1).attributes["artifacts"] = {}
     result = search_of(tmp_path, study=study, fails=frozenset({1})).run(2)
-    assert (result.n_trials, result.n_failed) == (2, 1)
-    assert study.trial(1).error == "y: ValueError: network 1 is ill"
-    assert study_of(storage).trial(1).error == "y: ValueError: network 1 is ill"
+    assert (result.n_trials, result.n_failed) == (2, 0)
+    assert study.trial(1).refused == {"y": "y: ValueError: network 1 is ill"}
+    assert study_of(storage).trial(1).refused == {"y": "y: ValueError: network 1 is ill"}
 
 
 def test_earlier_trials_are_taken_up_a_few_at_a_time(tmp_path: Path) -> None:

@@ -185,7 +185,18 @@ def test_cards_tell_all_there_is_to_know(finished: Path) -> None:
         assert {"hwsearch", "torch", "onnxruntime", "python"} <= set(card["versions"])
         assert card["command"]
         folder = finished / "models" / card["key"]
-        assert set(card["files"]) == {"model.onnx", "model.safetensors", "model.sparse.safetensors"}
+        assert set(card["files"]) == {"model.onnx", "model.safetensors", "model.sparse.safetensors", "model.py"}
+        assert set(card["exports"]) == {"onnx", "safetensors"}
+        for entry in card["exports"].values():
+            assert entry["agreement"]["max_rel_error"] <= 1e-4
+            assert entry["accuracy"]["value"] == pytest.approx(member["validated"]["accuracy"], abs=0.003)
+            assert entry["accuracy"]["n"] == 359
+        timed = card["exports"]["onnx"]["latency"]["cpu"]
+        assert timed["value"] == member["validated"]["latency_ms@cpu"]
+        assert timed["half_width"] > 0
+        assert card["license"] == "not stated"
+        assert card["provenance"]["run"] == "tiny"
+        assert set(card["provenance"]["inputs"]["data"]) == {"train", "search", "holdout"}
         for name, entry in card["files"].items():
             assert (folder / name).stat().st_size == entry["bytes"]
 
@@ -704,8 +715,25 @@ def test_measure_a_file_and_a_net_of_a_run(finished: Path, tmp_path: Path, cli: 
         costs["stored_bytes"]
         == strict((finished / "front.json").read_text())["members"][0]["validated"]["stored_bytes"]
     )
-    code, out, _ = cli("measure", model, "--device", "torch")
+    code, _, error = cli("measure", model, "--device", "torch")
     assert code == 2
+    assert error == "Error: device torch must be given torch artifacts, but got 'onnx'.\n"
+    code, out, error = cli("measure", model, "--device", "torch", "--device", device, "--device", "nothing")
+    assert code == 0
+    assert "small" in out
+    first, second = error.splitlines()
+    assert first == "torch: device torch must be given torch artifacts, but got 'onnx'."
+    assert second.startswith("nothing: a device must be a YAML file or one of [")
+    code, out, _ = cli("measure", model, "--device", "torch", "--device", device, "--json")
+    assert [(row["device"], row["error"] is None) for row in strict(out)] == [("small", True), ("torch", False)]
+    code, _, error = cli("measure", model, "--device", "torch", "--device", "simulated")
+    assert code == 1
+    assert error.startswith(f"Error: no device could measure {model}: device torch must be given torch artifacts")
+    assert error.count("\n") == 1
+    # A net of a run is exported for what a device opens.
+    code, out, error = cli("measure", f"{finished}:{key}", "--device", "torch", "--device", "openvino", "--json")
+    assert code == 0, error
+    assert [(row["device"], row["format"]) for row in strict(out)] == [("torch", "torch"), ("openvino", "openvino")]
     code, out, _ = cli("measure", model, "--device", device, "--batch", "2")
     assert code == 0
     assert "latency_ms" in out
@@ -716,6 +744,7 @@ def test_measure_a_file_and_a_net_of_a_run(finished: Path, tmp_path: Path, cli: 
     [
         ("nowhere.onnx", "onnxruntime", "a model must be an ONNX file or RUN:KEY, but nowhere.onnx does not exist."),
         ("model", "onnxruntime", "a model must be MODEL.onnx or RUN:KEY, but got 'model'."),
+        ("{odd}", "onnxruntime", "odd.onnx is not ONNX."),
         ("{run}:abc", "cpu", "the net must be on the front (["),
         ("{run}:{key}", "gpu", "a device must be a YAML file or one of ['analytic', "),
         ("{run}:{key}", "nowhere.yaml", "a device must be a YAML file or a known name, but nowhere.yaml does not"),
@@ -728,7 +757,8 @@ def test_measurings_that_are_refused(
     bad = tmp_path / "bad.yaml"
     bad.write_text("runtime: onnxruntime\nthread: 1\n")
     key = strict((finished / "front.json").read_text())["members"][0]["key"]
-    names = {"run": finished, "key": key, "bad": bad}
+    (tmp_path / "odd.onnx").write_bytes(b"odd")
+    names = {"run": finished, "key": key, "bad": bad, "odd": tmp_path / "odd.onnx"}
     code, _, error = cli("measure", target.format(**names), "--device", device.format(**names))
     assert code == 2
     assert message in error

@@ -81,7 +81,7 @@ def test_which_candidates_are_tried() -> None:
     space = example_space()
 
     def names(n: int, positive: bool = True, **settings: object) -> list[str]:
-        return [c.name for c in Auto(space, **settings)._suitable(n, positive)]
+        return [c.name for c in Auto(space, **settings).suitable(n, positive)]
 
     assert "trees" not in names(50) and "trees" in names(500)
     assert "non-negative" in names(50) and "non-negative" not in names(500)

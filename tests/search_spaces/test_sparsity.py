@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search_spaces.pattern import best_of_rows
 from search_spaces.sparsity import DENSE, parse_pattern
 
 PATTERNS = ("unstructured-0.5", "unstructured-0.9", "unstructured-0.97", "1:2", "2:4", "1:4", "4:8")
@@ -66,6 +67,17 @@ def test_of_equal_weights_the_first_stay() -> None:
     weight = torch.ones(2, 4)
     assert parse_pattern("unstructured-0.5").mask(weight).tolist() == [[True] * 4, [False] * 4]  # type: ignore[union-attr]
     assert parse_pattern("2:4").mask(weight).tolist() == [[True, True, False, False]] * 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("keep", [1, 3, 8])
+def test_the_best_of_rows_are_those_of_a_stable_sort(keep: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for levels in (3, 1_000_000):  # many ties, and hardly any
+        rows = torch.randint(0, levels, (50, 8), generator=generator).to(dtype)
+        order = rows.argsort(dim=1, descending=True, stable=True)[:, :keep]
+        want = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True)
+        assert torch.equal(best_of_rows(rows, keep), want)
 
 
 def test_scores_replace_magnitude_and_carry_no_gradient() -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from hwsearch.cli import app
 from hwsearch.commands.chosen import chosen, finetune, verify
 from hwsearch.commands.query import run_plan
 from hwsearch.commands.run import run
+from hwsearch.commands.small_dense import SmallDense, dense_rows, nearest_below
 from hwsearch.errors import UserError
 from hwsearch.export.weights import decode
 from hwsearch.front import load_front
 from hwsearch.training.verification import Candidate, against_small_dense
+from search_spaces.genes import Gene
+from search_spaces.space import SearchSpace
 from tests.hwsearch.runs import costs_only, digits, write
 
 
@@ -58,16 +64,68 @@ def test_fine_tuning_makes_a_record_of_its_own(tiny: Path, teacher: str) -> None
     assert (folder / "model.onnx").stat().st_size == card["files"]["model.onnx"]["bytes"]
 
 
-def test_verification_is_written_and_complete(tiny: Path) -> None:
-    key, lines = sparse_key(tiny), []
-    content = verify(tiny, keys=[key], seeds=2, epochs=2, note=lines.append)
+def test_verification_is_written_and_goes_on(tiny: Path) -> None:
+    key, lines, counts = sparse_key(tiny), [], []
+    content = verify(
+        tiny, keys=[key], seeds=2, epochs=1, note=lines.append, progress=lambda done, n: counts.append((done, n))
+    )
     assert content == json.loads((tiny / "verification.json").read_text())
     (row,) = content["nets"]
-    assert row["key"] == key and len(lines) == 1
+    assert row["key"] == key and len(lines) == 1 and counts == [(i, 6) for i in range(1, 7)]
     assert [c["name"] for c in row["controls"]] == ["scratch", "scratch_compute", "random_mask"]
     assert all(len(c["accuracies"]) == 2 for c in row["controls"])
-    costs = {r["cost"] for r in content["small_dense"] if r["key"] == key}
-    assert costs == {"nonzeros", "latency_ms@cpu"}
+    dense_key = next(m.key for m in load_front(run_plan(tiny)[1]) if m.key != key)
+    more = verify(tiny, keys=[key, dense_key], seeds=2, epochs=1, progress=lambda done, n: counts.append((done, n)))
+    assert more["nets"][0] == row and counts[6][0] == 7  # the first net is not verified again
+    assert len(verify(tiny, keys=[key], seeds=1, epochs=1)["nets"][0]["controls"][0]["accuracies"]) == 1
+
+
+def test_the_command_line_shows_every_control(tiny: Path) -> None:
+    key = sparse_key(tiny)
+    arguments = ["verify", str(tiny), "--key", key, "--seeds", "1", "--epochs", "1"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert any(line.startswith(f"{key}: hold-out accuracy") for line in lines)
+    for control in ("scratch", "scratch_compute", "random_mask"):
+        assert any(line.startswith(f"  {control}: ") and "found - control" in line for line in lines)
+    assert sum("dense" in line for line in lines) == 2  # at equal non-zeros and at equal latency
+    again = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(again.stdout)["nets"][0]["key"] == key
+
+
+def test_small_dense_networks_cost_no_more_and_are_scored_on_the_hold_out(tiny: Path) -> None:
+    plan, folder = run_plan(tiny)
+    member = next(m for m in load_front(folder) if m.key == sparse_key(tiny))
+    net = chosen(plan, folder, member)
+    found = SmallDense(plan, folder, candidates=3)
+    space = plan.space
+    rows = found.rows(net.arch)
+    assert 1 <= len(rows) <= 6
+    for arch in space.architectures(rows):
+        assert all(value == "dense" for gene, value in arch.items() if gene.endswith("sparsity"))
+    twin = {gene: "dense" if gene.endswith("sparsity") else value for gene, value in net.arch.items()}
+    assert space.architecture(twin) in space.architectures(rows)
+    compared = {row["cost"]: row for row in found.compare(member, net.module)}
+    assert set(compared) == {"nonzeros", "latency_ms@cpu"}
+    for row in compared.values():
+        assert row["accuracy"] == pytest.approx(member.validated["accuracy"])
+        if row["dense_key"] is not None:
+            assert row["dense_value"] <= 1.02 * row["value"]
+            difference = row["difference"]
+            assert difference["mean"] == pytest.approx(row["accuracy"] - row["dense_accuracy"])
+            assert difference["low"] <= difference["mean"] <= difference["high"]
+
+
+def test_dense_rows_and_the_nearest_below() -> None:
+    plain = SearchSpace([Gene("width", (1, 2)), Gene("sparsity", ("2:4", "dense"))])
+    rows = dense_rows(plain, plain.sample(20, np.random.default_rng(0)))
+    assert {tuple(r.items()) for r in plain.architectures(rows)} == {
+        (("width", w), ("sparsity", "dense")) for w in (1, 2)
+    }
+    never = SearchSpace([Gene("sparsity", ("2:4", "1:4"))])
+    assert not len(dense_rows(never, never.sample(4, np.random.default_rng(0))))
+    assert nearest_below(np.array([5.0, 1.0, 3.0, 3.0, 9.0]), 5.0, 3) == [0, 2, 3]
 
 
 def test_small_dense_rows_in_closed_form() -> None:
@@ -105,5 +163,7 @@ def test_without_the_supernet_another_teacher_is_asked_for(tiny: Path) -> None:
     try:
         with pytest.raises(UserError, match=r"must be there to teach, but is not: choose --teacher original or none"):
             finetune(f"{tiny}:{sparse_key(tiny)}", epochs=1)
+        with pytest.raises(UserError, match="and data must be there to score dense networks, but are not"):
+            SmallDense(*run_plan(tiny))
     finally:
         weights.write_bytes(kept)

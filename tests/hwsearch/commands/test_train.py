@@ -99,6 +99,14 @@ def test_layers_that_stay_dense_are_told(tmp_path: Path) -> None:
     assert quiet.notes == ["straight_through: its pattern does not fit and leaves dense: layer1.weight"]
 
 
+def test_a_soup_that_cannot_be_is_refused_before_its_pretraining(tmp_path: Path) -> None:
+    path = next(p for p in CONFIGS if p.stem == "soup")
+    quiet = Quiet()
+    with pytest.raises(ConfigError, match="must leave at least one weight to each of 2 layers"):
+        train(path, overrides=[*SHORT, "soup.sparsity=0.99999"], folder=tmp_path / "s", observer=quiet)
+    assert not quiet.phases and not (tmp_path / "s").exists()
+
+
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     raw = {
@@ -131,6 +139,9 @@ def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
     [
         ("recipes=[{name: gradual, sparsity: 0.5}, {name: dynamic, sparsity: 0.5}]", "must not contradict each other"),
         ("recipes=[{name: straight_through, pattern: '4:2'}]", r"n:m sparsity must have 1 <= n < m, but got 4:2"),
+        ("recipes=[{name: straight_through, pattern: '3:100'}]", r"must fit at least one layer, but fits none of \["),
+        ("recipes=[{name: gradual, sparsity: 0.99999}]", "must leave at least one weight to each of 2 layers"),
+        ("recipes=[{name: trained_rank, ratio: 0.5}, {name: jackpots, sparsity: 0.5}]", "both decide which weights"),
         ("recipes=[{name: gradual, sparsity: 1.5}]", r"sparsity must be in \[0, 1\), but got 1.5"),
         ("soup={sparsity: 0.5}", "soup must come with pretrain_epochs and without recipes"),
         ("network.architecture={layer1.nodes: 7}", r"network.architecture: gene 'layer1.nodes' must be one of \[256\]"),

@@ -209,6 +209,37 @@ def test_missing_openvino_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
         OpenVinoExporter().export(torch.nn.Linear(2, 2), (torch.ones(1, 2),), costs={})
 
 
+class TestLiteRt(DeviceContract):
+    runtime = "litert"
+
+    def make_device(self, spec: DeviceSpec) -> Device:
+        from hwsearch.devices.litert_device import LiteRtDevice
+
+        return LiteRtDevice(spec)
+
+    @pytest.fixture(autouse=True)
+    def runtime_is_here(self) -> None:
+        pytest.importorskip("ai_edge_litert")
+
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        from hwsearch.export.litert_exporter import LiteRtExporter
+
+        return LiteRtExporter()
+
+
+def test_missing_litert_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwsearch.devices.litert_device import LiteRtDevice
+    from hwsearch.export.litert_exporter import LiteRtExporter
+
+    for name in ("ai_edge_litert", "ai_edge_litert.interpreter"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"device x needs ai-edge-litert, .*pip install 'hwsearch\[litert\]'"):
+        LiteRtDevice(DeviceSpec(name="x", runtime="litert"))
+    with pytest.raises(MissingExtraError, match=r"pip install 'hwsearch\[litert\]'"):
+        LiteRtExporter().export(torch.nn.Sequential(torch.nn.Linear(2, 2)), (torch.ones(1, 2),), costs={})
+
+
 class TestAnalytic(DeviceContract):
     runtime = "analytic"
     opens_files = False

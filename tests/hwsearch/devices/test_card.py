@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from hwsearch.build import named
 from hwsearch.devices.base import DeviceSpec
 from hwsearch.devices.card import CapabilityCard, Probe, decide
 from hwsearch.devices.onnxruntime_device import OnnxRuntimeDevice
@@ -71,7 +72,7 @@ def test_a_gain_must_be_shown() -> None:
 
 
 def test_what_is_not_known_stays() -> None:
-    assert one("2:4", [LATENCY]).reason == "latency_ms@cpu may gain: cpu has no capability card"
+    assert one("2:4", [LATENCY]).reason == "latency_ms@cpu may gain: there is no capability card of cpu"
     assert one("1:4", [LATENCY], cpu=DENSE_ENGINE).reason == "latency_ms@cpu may gain: it is not on the card of cpu"
     energy = Objective("energy_mj", device="cpu")
     assert one("unstructured-0.9", [energy], cpu=DENSE_ENGINE).kept
@@ -83,9 +84,60 @@ def test_precisions_and_baselines() -> None:
         ["fp32", "int8", "bf16"], group="precision", objectives=[ACCURACY, LATENCY], cards={"cpu": engine}
     )
     assert [d.kept for d in decisions] == [True, False, True]
-    assert not one("int8", [LATENCY, BYTES], group="precision", cpu=engine).kept  # stored bytes are those of fp32
+    assert one("int8", [LATENCY, BYTES], group="precision", cpu=engine).reason == (
+        "stored_bytes shrinks with the bytes of a value"
+    )
+    assert not one("int8", [LATENCY, Objective("nonzeros")], group="precision", cpu=engine).kept
     assert one("dense", [ACCURACY]).reason == "the baseline"
     assert one("2:4", [ACCURACY]).reason == "no objective can gain from it: none depends on it"
+
+
+def test_a_precision_pays_only_where_it_is_admitted() -> None:
+    def kept(**admits: list[str]) -> bool:
+        (decision,) = decide(["int8"], group="precision", objectives=[ACCURACY, LATENCY], cards={}, admits=admits)
+        return decision.kept
+
+    assert kept(cpu=["fp32", "int8"])
+    assert not kept(cpu=["fp32"])
+    assert not kept()
+
+
+def test_what_is_known_of_an_engine_counts_where_nothing_was_measured() -> None:
+    def reason(knowledge: bool | None, *objectives: Objective, **cards: CapabilityCard) -> str:
+        (decision,) = decide(
+            ["2:4"], group="sparsity", objectives=objectives, cards=cards, skips_zeros=lambda device, pattern: knowledge
+        )
+        assert decision.kept == (" can gain from it" not in decision.reason)
+        return decision.reason
+
+    assert reason(False, ACCURACY, LATENCY) == (
+        "no objective can gain from it: latency_ms@cpu cannot, the engine of cpu computes zeros like any value"
+    )
+    assert reason(True, ACCURACY, LATENCY) == "latency_ms@cpu gains: cpu skips zeros"
+    assert reason(None, LATENCY) == "latency_ms@cpu may gain: there is no capability card of cpu"
+    assert reason(False, Objective("macs", device="cpu")) == "no objective can gain from it: none depends on it"
+    measured = card(("sparsity", "cnn", "2:4", 1.3, 0.1))
+    assert reason(False, LATENCY, cpu=measured) == "latency_ms@cpu gains 1.30x (cnn)"  # a measurement is worth more
+
+
+@pytest.mark.parametrize(
+    ("runtime", "options", "pattern", "expected"),
+    [
+        ("onnxruntime", {}, "unstructured-0.9", False),
+        ("onnxruntime", {"provider": "tensorrt"}, "2:4", None),
+        ("openvino", {}, "2:4", False),
+        ("torch", {}, "2:4", False),
+        ("torch", {"device": "cuda", "semi_structured": True}, "2:4", None),
+        ("torch", {"device": "cuda", "semi_structured": True}, "1:4", False),
+        ("simulated", {}, "2:4", False),
+        ("simulated", {"sparse": True}, "unstructured-0.5", True),
+        ("simulated", {"table": "t.csv"}, "2:4", None),
+        ("command", {}, "2:4", None),
+    ],
+)
+def test_what_engines_do_with_zeros(runtime: str, options: dict[str, object], pattern: str, expected: object) -> None:
+    spec = DeviceSpec.model_validate({"name": "d", "runtime": runtime, "options": options})
+    assert named("devices", runtime, "runtime").skips_zeros(spec, pattern) is expected
 
 
 def test_card_round_trip_and_table() -> None:
@@ -159,7 +211,6 @@ def test_channel_multiple() -> None:
 
 def test_profiling_spec() -> None:
     spec = DeviceSpec(name="x", protocol="fast", max_seconds=0.1)
-    assert profiling_spec(spec, in_process=True).clock == "cpu"
-    assert profiling_spec(spec, in_process=False).clock == "wall"
-    assert profiling_spec(DeviceSpec(name="x", threads=2), in_process=True).clock == "wall"
-    assert profiling_spec(spec, in_process=True).protocol == "default"
+    narrow = profiling_spec(spec)
+    assert (narrow.protocol, narrow.target_ci, narrow.max_seconds) == ("default", 0.02, 5.0)
+    assert profiling_spec(spec.model_copy(update={"clock": "cpu"})).clock == "cpu"

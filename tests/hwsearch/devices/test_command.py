@@ -254,20 +254,26 @@ def test_clean_runs_after_errors_and_may_fail(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({}, r"option run \(or template\) must be given"),
-        ({"template": "telnet"}, "option template must be one of ssh-onnxruntime, android-litert, but got 'telnet'"),
+        ({"template": "telnet"}, "option template must be one of ssh-onnxruntime, .*, but got 'telnet'"),
         ({"run": "x", "timeout_s": "long"}, "option timeout_s must be a positive number, but got 'long'"),
         ({"run": "x", "rounds": 2}, "option rounds must be at least 6, but got 2"),
         ({"run": "x", "pattern": "("}, "option scale or pattern is not usable"),
         ({"run": "x", "pattern": "abc"}, "pattern must have one group"),
         ({"run": "x {colour}"}, r"command run has an unknown placeholder in '\{colour\}'; known are address, batch"),
         ({"run": "x {address}"}, "address must be given, because command run uses it"),
-        ({"run": "x", "format": "litert"}, "option reference must name a litert file"),
+        ({"run": "x", "format": "paper"}, "option reference must name a paper file"),
         ({"run": "x", "rum": "y"}, "has no option 'rum'; did you mean 'run'"),
     ],
 )
 def test_bad_options(options: dict[str, str | float], message: str) -> None:
     with pytest.raises(UserError, match=f"device there: .*{message}"):
         device(**options)
+
+
+def test_only_commands_without_address_occupy_this_host() -> None:
+    here = DeviceSpec(name="x", runtime="command", options={"run": "x"})
+    assert CommandDevice.occupies_host(here)
+    assert not CommandDevice.occupies_host(here.model_copy(update={"address": "board"}))
 
 
 def test_reference_file_is_missing() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from hwsearch.devices import environment
 from hwsearch.devices.base import DeviceSpec
-from hwsearch.devices.environment import cpu_model, differences, fingerprint, governor, machine
+from hwsearch.devices.environment import clock_of, cpu_model, differences, fingerprint, governor, machine
 
 
 def test_fingerprint_names_machine_and_runtime() -> None:
@@ -36,3 +39,15 @@ def test_differences_name_what_forbids_comparing() -> None:
     one = fingerprint(DeviceSpec(name="x"), runtime_version="1.0")
     assert differences(one, {**one, "python": "4.0"}) == []
     assert differences(one, {**one, "threads": 4}) == ["threads: 1 against 4"]
+
+
+def test_running_time_needs_one_thread_of_a_cpu_and_a_kernel_that_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "tells_queued", lambda: True)
+    spec = DeviceSpec(name="x")
+    assert clock_of(spec) == "running"
+    assert clock_of(spec, on_cpu=False) == "wall"
+    assert clock_of(DeviceSpec(name="x", threads=2)) == "wall"
+    assert clock_of(DeviceSpec(name="x", clock="cpu")) == "cpu"
+    monkeypatch.setattr(environment, "tells_queued", lambda: False)
+    assert clock_of(spec) == "wall"
+    assert fingerprint(spec, runtime_version="1")["clock"] == "wall"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +18,16 @@ from hwsearch.devices.timing import (
     half_width,
     interval_rank,
     median_interval,
+    tells_queued,
     time_interleaved,
 )
 
 
 class Simulated:
-    """A clock that only calls advance; each takes its milliseconds times a drift and noise."""
+    """A clock that only calls advance; each takes its milliseconds times a drift and noise, and half of it computes."""
 
     def __init__(self, *, noise: float = 0.0, drift_per_s: float = 0.0, seed: int = 0) -> None:
-        self.now, self.used = 0.0, 0.0
+        self.now, self.used, self.waited = 0.0, 0.0, 0.0
         self.noise, self.drift = noise, drift_per_s
         self.rng = np.random.default_rng(seed)
         self.log: list[str] = []
@@ -35,6 +37,9 @@ class Simulated:
 
     def cpu(self) -> float:
         return self.used
+
+    def queued(self) -> float:
+        return self.waited
 
     def net(self, name: str, ms: float, *, cold: int = 0) -> Callable[[], None]:
         calls = 0
@@ -115,7 +120,8 @@ def test_load_that_interrupts_long_calls_cancels() -> None:
     quiet = run(Simulated(), {"a": 20.0}).candidates["a"].ratio
     clock = Shared()
     calls = {"a": clock.net("a", 20.0)}
-    loaded = time_interleaved(calls, clock.net("reference", 2.0), clock=clock).candidates["a"]
+    plan = TimingPlan(clock="wall")
+    loaded = time_interleaved(calls, clock.net("reference", 2.0), plan=plan, clock=clock).candidates["a"]
     assert loaded.median_ms == pytest.approx(40, rel=0.1)
     assert loaded.ratio == pytest.approx(quiet, rel=0.1)
 
@@ -157,6 +163,43 @@ def test_cpu_clock_decides_when_asked_for() -> None:
     assert result.candidates["a"].ratio == pytest.approx(2.0)
 
 
+def test_waiting_for_a_core_is_left_out_unless_wall_time_is_asked_for() -> None:
+    # Another process takes the core for 0 to 30 ms in every call, and the kernel tells.
+    class Interrupted(Simulated):
+        def net(self, name: str, ms: float, *, cold: int = 0) -> Callable[[], None]:
+            def call() -> None:
+                wait = 0.03 * self.rng.random()
+                self.used += ms / 1000
+                self.waited += wait
+                self.now += ms / 1000 + wait
+
+            return call
+
+    running, wall = (
+        run(Interrupted(), {"a": 8.0}, plan=TimingPlan(clock=name)).candidates["a"] for name in ("running", "wall")
+    )
+    assert running.median_ms == pytest.approx(8.0)
+    assert running.ratio == pytest.approx(4.0)
+    assert running.repeats == 20
+    assert wall.median_ms > 12
+    assert np.median(running.wall_ms) > 12  # both are recorded
+
+
+def test_kernel_tells_how_long_a_thread_was_queued(tmp_path: Path) -> None:
+    account = tmp_path / "schedstat"
+    account.write_text("123 4000000000 5\n")
+    clock = SystemClock(str(account))
+    assert clock.queued() == 4.0
+    account.write_text("123 4500000000 6\n")
+    assert clock.queued() == 4.5
+    clock.close()
+    assert clock.queued() == 0.0
+    assert tells_queued(str(account))
+    missing = str(tmp_path / "nothing")
+    assert not tells_queued(missing)
+    assert SystemClock(missing).queued() == 0.0
+
+
 def test_same_seed_same_order() -> None:
     logs = []
     for _ in range(2):
@@ -192,7 +235,7 @@ def test_interval_covers_the_median(n: int) -> None:
 
 def timing_of_ratio(ratio: float, *, half_width: float = 0.0) -> Timing:
     none = np.zeros(0)
-    return Timing(none, none, none, 1.0, 0.0, ratio, half_width, 1)
+    return Timing(none, none, none, none, 1.0, 0.0, ratio, half_width, 1)
 
 
 def test_stability_is_learnt_from_the_control() -> None:

@@ -14,14 +14,14 @@ class TestRandomSearch(EngineContract):
 
 
 def test_uniform_over_what_is_left() -> None:
-    """6,000 draws over 30 of 60 rows: 200 expected each, sd 14; bounds at 5 sd."""
+    """3,000 draws over 30 of 60 rows: 100 expected each, sd 10; bounds at 5 sd."""
     space = small_space()
     rows = space.enumerate()
     history = History.of(rows[::2], np.zeros((len(rows[::2]), 2)))
     counts: dict[bytes, int] = {}
     n_left = len(rows) - len(history)
-    for seed in range(200 * n_left):
+    for seed in range(100 * n_left):
         row = RandomSearch(space, n_objectives=2, seed=seed).propose(history, 1)[0]
         counts[row.tobytes()] = counts.get(row.tobytes(), 0) + 1
     assert set(counts) == {r.tobytes() for r in rows[1::2]}
-    assert all(130 < c < 270 for c in counts.values())
+    assert all(50 < c < 150 for c in counts.values())

@@ -53,6 +53,15 @@ class TestOpenVino(ExporterContract):
         return OpenVinoExporter()
 
 
+class TestLiteRt(ExporterContract):
+    @pytest.fixture
+    def exporter(self) -> Exporter:
+        pytest.importorskip("ai_edge_litert")
+        from hwsearch.export.litert_exporter import LiteRtExporter
+
+        return LiteRtExporter()
+
+
 class TestTorch(ExporterContract):
     deterministic = False
     refuses_strange = False

@@ -155,6 +155,8 @@ def test_survives_a_killed_replica_and_counts_on(server: Server) -> None:
     assert before >= 10
     victim = min(first)
     os.kill(victim, signal.SIGKILL)
+    # Connections that the kernel gives to a process while it dies are reset; what comes after must be answered.
+    psutil.wait_procs([p for p in server.replicas() if p.pid == victim], timeout=10)
     statuses, end = [], time.monotonic() + 90
     while time.monotonic() < end:
         statuses.append(server.ask("/v1/predict", {"architectures": least})[0])
@@ -191,6 +193,22 @@ def test_board_sums_what_replicas_report() -> None:
     assert board.report("y", 11, second) == [first, second]
     assert board.report("x", 10, second) == [second, second]
     assert board.processes() == [10, 11]
+
+
+def test_a_replica_that_no_longer_serves_is_ill(tmp_path: Path) -> None:
+    from hwsearch.service.settings import Settings
+
+    class Silent:
+        report = type("Report", (), {"remote": staticmethod(lambda *_: None)})
+
+    files = _served().files(tmp_path)
+    assert serve.Replica(files, None, Settings(), Silent()).check_health() is None  # the proxy's, with no server
+    replica = serve.Replica(files, None, Settings(), Silent(), ("127.0.0.1", _free_port()))
+    replica.check_health()
+    assert replica._door is not None
+    replica._door.close()
+    with pytest.raises(RuntimeError, match="the HTTP server of this replica must run, but it has ended"):
+        replica.check_health()
 
 
 def test_key_is_read_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

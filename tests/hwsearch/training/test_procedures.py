@@ -47,9 +47,19 @@ def test_an_average_is_the_mean_and_keeps_counters():
 def test_soups_keep_the_mask_and_reach_the_sparsity():
     model = network()
     train_network(model, DATA, CONFIG)
+    seen = []
     masks, rounds = prune_and_soup(
-        model, DATA, CONFIG, sparsity=0.8, rounds=2, members=3, decays=(0.0, 0.1), keep_dense=["4"]
+        model,
+        DATA,
+        CONFIG,
+        sparsity=0.8,
+        rounds=2,
+        members=3,
+        decays=(0.0, 0.1),
+        keep_dense=["4"],
+        progress=seen.append,
     )
+    assert [p.step for p in seen] == list(range(1, seen[0].n_steps + 1)) and seen[-1].eta_seconds == 0.0
     assert [r.sparsity for r in rounds] == pytest.approx(round_sparsities(0.8, 2))
     assert all(len(set(r.final_losses)) == 3 for r in rounds)  # the members differ
     assert torch.equal(model[1].weight != 0, masks["1.weight"])

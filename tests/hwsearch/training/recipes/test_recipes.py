@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -11,10 +16,10 @@ import torch
 from torch import nn
 
 from hwsearch.data.synthetic import SyntheticSpec
-from hwsearch.training.checkpoint import CheckpointError
+from hwsearch.training.checkpoint import CheckpointError, load_state
 from hwsearch.training.config import TrainingConfig
 from hwsearch.training.distillation import Distillation
-from hwsearch.training.network_training import train_network
+from hwsearch.training.network_training import NetworkLearner, check_recipes, train_network
 from hwsearch.training.recipes.activating import ActivatingPruning
 from hwsearch.training.recipes.base import Recipe, RecipeError, prunable, sparsity_of
 from hwsearch.training.recipes.compander import WeightCompander
@@ -114,6 +119,45 @@ def test_recipes_resume_bit_equal(name, tmp_path):
         assert torch.equal(a, b) and torch.equal(a, c)
     with pytest.raises(CheckpointError, match="must be of this training"):
         train_network(network(), DATA, config, recipes=[FixedMask(sparsity=0.1)], keep_dense=DENSE, checkpoint=path)
+
+
+KILLED = ("gradual", "rigl", "sr-ste")
+SCRIPT = """
+import os, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[2]))  # sums depend on it
+from tests.hwsearch.training.recipes.test_recipes import CONFIG, DATA, DENSE, KILLED, RECIPES, network
+from hwsearch.training.network_training import train_network
+config = CONFIG.model_copy(update={"epochs": 12})
+for name in KILLED:
+    if os.fork() == 0:  # one import for all
+        path = Path(sys.argv[1]) / name
+        train_network(network(), DATA, config, recipes=[RECIPES[name]()], keep_dense=DENSE, checkpoint=path)
+        os._exit(0)
+for _ in KILLED:
+    os.wait()
+"""
+
+
+def test_three_recipes_go_on_bit_equal_after_kill_9(tmp_path):
+    threads = str(torch.get_num_threads())
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), threads], start_new_session=True)
+    paths = [tmp_path / name for name in KILLED]
+    deadline = time.monotonic() + 120
+    while not all(p.exists() for p in paths) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    config = CONFIG.model_copy(update={"epochs": 12})
+    # Three small trainings at once, killed when the slowest has saved its first epoch: not all can be over.
+    assert any(not load_state(path).finished for path in paths)
+    for name, path in zip(KILLED, paths, strict=True):
+        resumed, whole = network(), network()
+        train_network(resumed, DATA, config, recipes=[RECIPES[name]()], keep_dense=DENSE, checkpoint=path)
+        train_network(whole, DATA, config, recipes=[RECIPES[name]()], keep_dense=DENSE)
+        pairs = zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs), name
 
 
 class Watch(Recipe):
@@ -306,7 +350,7 @@ def test_recipes_combine():
     train_network(model, DATA, CONFIG, recipes=recipes, keep_dense=DENSE)
     weights = targets(model)
     assert sparsity_of(weights) == pytest.approx(0.8, abs=2e-4)
-    assert max(float(w.abs().max()) for w in weights.values()) < 0.3 * np.pi / 2
+    assert max(float(w.detach().abs().max()) for w in weights.values()) < 0.3 * np.pi / 2
 
 
 def test_a_given_mask_stays():
@@ -370,6 +414,32 @@ def test_averaged_weights_are_the_closed_form():
     for weight in steps[1:]:
         average = 0.8 * average + 0.2 * weight
     assert torch.allclose(model[1].weight, average, atol=1e-6)
+
+
+def test_labels_are_smoothed():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    x, y = next(DATA.train.batches(16))
+    loss = NetworkLearner(model, CONFIG.model_copy(update={"label_smoothing": 0.3})).learn(x, y, 0)
+    got = model[1].weight.grad.clone()
+    model.zero_grad()
+    log_p = model(x).log_softmax(1)
+    # 0.7 + 0.1 on the right class, 0.1 on the two others.
+    want = -(0.7 * log_p[torch.arange(len(y)), y] + 0.1 * log_p.sum(1)).mean()
+    want.backward()
+    assert loss == pytest.approx(want.item(), rel=1e-5) and torch.allclose(got, model[1].weight.grad, atol=1e-6)
+
+
+def test_recipes_are_checked_without_touching_the_model():
+    model = network()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    notes = check_recipes(model, CONFIG, [StraightThrough(pattern="2:64")], keep_dense=DENSE)
+    assert notes == ("straight_through: its pattern does not fit and leaves dense: second.weight",)
+    assert not check_recipes(model, CONFIG, [ActivatingPruning(sparsity=0.5)], keep_dense=DENSE)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(RecipeError, match="must fit at least one layer"):
+        check_recipes(model, CONFIG, [StraightThrough(pattern="3:100")], keep_dense=DENSE)
 
 
 def test_bf16_learns():

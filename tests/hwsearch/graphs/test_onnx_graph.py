@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwsearch.export.base import eval_mode
-from hwsearch.export.layer_trace import Unsupported, Value, trace_layers
 from hwsearch.export.onnx_exporter import OPSET, OnnxExporter, cpu_session, trace
-from hwsearch.export.onnx_file import onnx_file
-from hwsearch.export.onnx_graph import build_onnx
+from hwsearch.graphs.layer_trace import Unsupported, Value, trace_layers
+from hwsearch.graphs.onnx_file import onnx_file
+from hwsearch.graphs.onnx_graph import build_onnx
 from tests.contracts.nets import conv_supernet, mlp_supernet, subnet
 
 

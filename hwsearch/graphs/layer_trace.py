@@ -30,7 +30,8 @@ class Step:
         kind: `layer`, or the name of the function (`add`, `mean`, `cat`, ...).
         inputs: numbers of values, constants (numbers) or tensors that the module owns.
         arguments: the remaining positional arguments. options: the keyword ones.
-        path, layer: of a layer.
+        path: of the layer, or of the module whose code calls the function; empty for the whole module.
+        layer: what is called, of a layer.
     """
 
     output: int
@@ -114,6 +115,8 @@ class _Recorder:
         self.n_inputs = n_inputs
         self.paths = {part: name for name, part in module.named_modules()}
         self.overwritten: dict[int, int] = {}
+        self.place = ""
+        self.failed_at: str | None = None
 
     def symbol(self) -> Symbol:
         return Symbol(self, self.n_inputs + len(self.steps))
@@ -146,10 +149,15 @@ class _Recorder:
         inputs = tuple(self.operand(argument) for argument in operands)
         if any(isinstance(argument, Symbol) for argument in _flat((*rest, *options.values()))):
             raise Unsupported(f"function {name} with a tensor as an option")
-        self.steps.append(Step(out._number, name, inputs, tuple(rest), dict(options)))
+        self.steps.append(Step(out._number, name, inputs, tuple(rest), dict(options), path=self.place))
         if name in INPLACE and isinstance(inputs[0], Value):
             self.overwritten[inputs[0].number] = out._number
         return out
+
+
+def placed(path: str | None) -> str:
+    """Returns what a message about the layer `path` ends with; nothing for the whole module."""
+    return f", in layer {path}" if path else ""
 
 
 def trace_layers(module: nn.Module, n_inputs: int) -> LayerTrace:
@@ -165,10 +173,11 @@ def trace_layers(module: nn.Module, n_inputs: int) -> LayerTrace:
     with _calls_recorded(recorder):
         try:
             output = module(*inputs)
-        except Unsupported:
-            raise
+        except Unsupported as error:
+            raise Unsupported(f"{error}{placed(recorder.failed_at)}") from error
         except Exception as error:  # whatever the module's own code raises when it is not given a tensor
-            raise Unsupported(f"its code needs a tensor: {' '.join(str(error).split())[:200]}") from error
+            what = f"its code needs a tensor: {' '.join(str(error).split())[:200]}"
+            raise Unsupported(f"{what}{placed(recorder.failed_at)}") from error
     if not isinstance(output, Symbol):
         raise Unsupported(f"an output of type {type(output).__name__}")
     owned = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
@@ -184,7 +193,14 @@ def _calls_recorded(recorder: _Recorder) -> Iterator[None]:
         if not any(isinstance(argument, Symbol) and argument._recorder is recorder for argument in args):
             return original(self, *args, **options)
         if isinstance(self, nn.Sequential) or not type(self).__module__.startswith("torch.nn"):
-            return original(self, *args, **options)
+            outer, recorder.place = recorder.place, recorder.paths.get(self, "")
+            try:
+                return original(self, *args, **options)
+            except Exception:
+                recorder.failed_at = recorder.place if recorder.failed_at is None else recorder.failed_at
+                raise
+            finally:
+                recorder.place = outer
         return recorder.layer(self, args, options)
 
     with mock.patch.object(nn.Module, "__call__", call), torch.no_grad():

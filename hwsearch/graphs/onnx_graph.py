@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from hwsearch.export.layer_trace import LayerTrace, Step, Unsupported, Value, trace_layers
-from hwsearch.export.onnx_file import onnx_file
+from hwsearch.graphs.fold import affine
+from hwsearch.graphs.layer_trace import LayerTrace, Step, Unsupported, Value, trace_layers
+from hwsearch.graphs.onnx_file import onnx_file
 
 DTYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64, torch.int32: TensorProto.INT32}
 
@@ -128,7 +129,7 @@ def _conv(writer: _Writer, step: Step, part: nn.Conv2d) -> None:
     out, users = step.output, writer.users.get(step.output, [])
     norm = users[0].layer if len(users) == 1 and out != writer.trace.output else None
     if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-        scale, shift = _affine(norm)
+        scale, shift = affine(norm)
         weight = weight * scale.astype(np.float32)[:, None, None, None]
         bias = (shift + (0.0 if bias is None else bias * scale)).astype(np.float32)
         out = users[0].output
@@ -150,19 +151,6 @@ def _conv(writer: _Writer, step: Step, part: nn.Conv2d) -> None:
         dilations=list(part.dilation),
         group=part.groups,
     )
-
-
-def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns scale and shift of a BatchNorm in eval mode, computed in double precision."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    mean, variance = (t.detach().cpu().numpy().astype(np.float64) for t in (norm.running_mean, norm.running_var))
-    scale = 1.0 / np.sqrt(variance + norm.eps)
-    if norm.affine:
-        scale *= norm.weight.detach().cpu().numpy()
-    shift = -mean * scale
-    if norm.affine:
-        shift += norm.bias.detach().cpu().numpy()
-    return scale, shift
 
 
 def _batchnorm(writer: _Writer, step: Step, part: nn.BatchNorm1d | nn.BatchNorm2d) -> None:

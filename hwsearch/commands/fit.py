@@ -1,0 +1,260 @@
+"""`hwsearch fit`: a predictor from a table of measurements, and how good it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwsearch.commands.recipe import Recipe, own_held_out, parts, recipe
+from hwsearch.commands.space_source import open_space
+from hwsearch.errors import UserError
+from hwsearch.importers.table import read_table
+from hwsearch.objectives import DEVICE_METRICS, MAXIMISED, QUALITY_METRICS
+from hwsearch.report.fit_plot import fit_png
+from hwsearch.runfolder import write_atomic
+from hwsearch.service.loading import NETWORK
+from predictors.base import FloatArray, Prediction, Predictor
+from predictors.diagnosis import (
+    CurvePoint,
+    LabelNoise,
+    StageResidual,
+    label_noise,
+    learning_curve,
+    stage_residuals,
+)
+from predictors.files import Card, Scalar, save, training_digest
+from predictors.training_range import NOTE, TrainingRange
+from predictors.validation import Report, cross_predict, report
+from search_spaces.space import Population
+
+LEAST_TO_VALIDATE = 4
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A predictor and its validation.
+
+    Args:
+        predictor: fitted on all rows.
+        rows, values: (n, g), (n,) that it was fitted on; labels of one architecture are averaged.
+        held_out: (n,) answers without each row; None with fewer than 4 architectures.
+        report: of these; None without.
+        noise: of the labels; None where no architecture has two.
+        curve: errors by number of rows.
+        stages: residuals by stage.
+        parts: what the predictor is made of.
+        n_labels: rows of the table.
+        seconds: of the fit itself.
+    """
+
+    predictor: Predictor
+    rows: Population
+    values: FloatArray
+    held_out: Prediction | None
+    report: Report | None
+    noise: LabelNoise | None
+    curve: tuple[CurvePoint, ...]
+    stages: tuple[StageResidual, ...]
+    parts: Mapping[str, float]
+    n_labels: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything but the predictor and its rows, JSON-able."""
+        return {
+            "model": self.predictor.kind,
+            "parts": dict(self.parts),
+            "n_rows": len(self.rows),
+            "n_labels": self.n_labels,
+            "fit_seconds": round(self.seconds, 3),
+            "report": None if self.report is None else self.report.to_dict(),
+            "noise": None if self.noise is None else asdict(self.noise),
+            "curve": [asdict(point) for point in self.curve],
+            "stages": [asdict(line) for line in self.stages],
+        }
+
+
+def averaged(
+    rows: Population, values: FloatArray, stds: FloatArray | None
+) -> tuple[Population, FloatArray, FloatArray | None]:
+    """Returns distinct rows in the order of their first label, with mean labels and the standard errors of these."""
+    _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    group = group.ravel()
+    counts = np.bincount(group)
+    order = np.argsort(first)
+    means = np.bincount(group, weights=values) / counts
+    errors = None if stds is None else (np.sqrt(np.bincount(group, weights=stds**2)) / counts)[order]
+    return rows[first[order]], means[order], errors
+
+
+def fitted(
+    how: Recipe,
+    rows: Population,
+    values: FloatArray,
+    *,
+    stds: FloatArray | None = None,
+    unit: str,
+    minimize: bool = True,
+    curve: bool = True,
+) -> Fitted:
+    """Returns a predictor of labelled rows with its validation.
+
+    Args:
+        how: it is made.
+        rows: (n, g), repeats allowed.
+        values: (n,) finite.
+        stds: (n,) their standard errors, NaN where unknown.
+        unit: of the values.
+        minimize: whether small values are the good ones.
+        curve: whether to fit the learning curve, which takes about as long as the fit again.
+
+    Raises:
+        ValueError: fewer than two architectures, equal labels.
+    """
+    noise = label_noise(rows, values)
+    n_labels = len(rows)
+    counts = np.unique(rows, axis=0, return_counts=True)[1]
+    known = stds if stds is not None or noise is None else np.full(n_labels, noise.std)
+    errors = averaged(rows, values, known)[2]
+    rows, values, stds = averaged(rows, values, stds)
+    started = time.perf_counter()
+    predictor = how.make().fit(rows, values, stds=stds)
+    seconds = time.perf_counter() - started
+    held, quality = None, None
+    if len(counts) >= LEAST_TO_VALIDATE:
+        held = own_held_out(predictor) or cross_predict(how.make, rows, values, k=8, stds=stds)
+        quality = report(held, values, unit=unit, minimize=minimize, stds=errors)
+    return Fitted(
+        predictor,
+        rows,
+        values,
+        held,
+        quality,
+        noise,
+        tuple(learning_curve(how.make, rows, values, stds=stds)) if curve else (),
+        () if held is None else tuple(stage_residuals(how.source.space, rows, held.mean, values)),
+        parts(predictor),
+        n_labels,
+        seconds,
+    )
+
+
+def store(
+    found: Fitted,
+    how: Recipe,
+    out: Path,
+    *,
+    target: str,
+    unit: str,
+    device: str | None = None,
+    fingerprint: Mapping[str, Scalar] | None = None,
+) -> None:
+    """Writes the predictor to `out`; its card says what `found` does, and which networks its layer costs are of."""
+    held = found.held_out
+    notes: dict[str, Any] = {
+        NOTE: TrainingRange.of(how.source.space, found.rows, stds=None if held is None else held.std).to_dict(),
+        "validation": {key: value for key, value in found.to_dict().items() if key != "report"},
+    }
+    network = how.source.network()
+    if network is not None:
+        notes[NETWORK] = network
+    card = Card(
+        metric=target,
+        unit=unit,
+        device=device,
+        device_fingerprint=dict(fingerprint or {}),
+        training_digest=training_digest(found.rows, found.values),
+        n_rows=len(found.rows),
+        report={} if found.report is None else found.report.to_dict(),
+        notes=notes,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save(found.predictor, out, card=card)
+    except OSError as error:
+        raise UserError(f"--out must be a file that can be written, but {out}: {error.strerror or error}.") from error
+
+
+def check_out(out: Path) -> None:
+    """Raises UserError where no predictor could be written; before hours of work, not after."""
+    if out.is_dir():
+        raise UserError(f"--out must be a file, but {out} is a folder.")
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out must end in .safetensors, but got {out.name!r}.")
+
+
+def unit_of(target: str) -> str:
+    """Returns the unit of a known metric, else nothing."""
+    return {**DEVICE_METRICS, **QUALITY_METRICS}.get(target, "")
+
+
+def fit(
+    table: Path,
+    *,
+    space: str,
+    target: str,
+    out: Path,
+    model: str = "auto",
+    log: bool = False,
+    device: str | None = None,
+    unit: str | None = None,
+    maximize: bool | None = None,
+    batch: int = 1,
+    from_devices: Sequence[str] = (),
+    curve: bool = True,
+    figure: Path | None = None,
+) -> dict[str, Any]:
+    """Fits a predictor to a table, writes it, and returns its validation report, JSON-able.
+
+    Args:
+        table: see `importers.table.read_table`.
+        space: see `space_source.open_space`.
+        target: column of the labels: the metric.
+        out: file of the predictor.
+        model: name out of `build.PREDICTORS`.
+        log: fits the logarithm of the labels.
+        batch: examples per measured call.
+        from_devices: see `recipe`.
+        device: whose numbers these are; None for what depends on none.
+        unit: of the labels; by default that of the metric.
+        maximize: whether large labels are the good ones, for the regret; by default as for the metric.
+        curve: whether to fit the learning curve.
+        figure: PNG to write.
+
+    Raises:
+        UserError or ValueError: anything wrong with the arguments or the table; nothing is written then.
+    """
+    check_out(out)
+    if batch < 1:
+        raise UserError(f"--batch must be at least 1, but got {batch}.")
+    source = open_space(space)
+    data = read_table(table, source.space, target=target)
+    how = recipe(source, target=target, model=model, log=log, batch=batch, from_devices=from_devices)
+    unit = unit_of(target) if unit is None else unit
+    minimize = target not in MAXIMISED if maximize is None else not maximize
+    try:
+        found = fitted(how, data.rows, data.values, stds=data.stds, unit=unit, minimize=minimize, curve=curve)
+    except ValueError as error:
+        raise UserError(f"{table}: {error}") from error
+    store(found, how, out, target=target, unit=unit, device=device)
+    if figure is not None:
+        write_atomic(figure, fit_png(found.to_dict(), found.held_out, found.values, label=labelled(target, unit)))
+    return {
+        "file": str(out),
+        "metric": target,
+        "device": device,
+        "unit": unit,
+        "space": source.space.fingerprint,
+        "unlabelled": data.unlabelled,
+        **found.to_dict(),
+    }
+
+
+def labelled(target: str, unit: str) -> str:
+    """Returns a metric with its unit, for axes."""
+    return f"{target} [{unit}]" if unit else target

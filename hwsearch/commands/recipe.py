@@ -1,0 +1,117 @@
+"""How a predictor is made of measurements: which model, which features, whose other devices help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hwsearch import build
+from hwsearch.commands.space_source import SpaceSource
+from hwsearch.errors import UserError
+from hwsearch.importers.table import read_table
+from predictors.auto import Auto
+from predictors.base import FloatArray, Prediction, Predictor
+from predictors.features import Features
+from predictors.files import load
+from predictors.model import FeatureModel
+from predictors.transfer import Transfer
+from search_spaces.space import Population
+
+TABLES = (".csv", ".gz")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Makes unfitted predictors, all alike.
+
+    Args:
+        source: of the space and its layer costs.
+        model: name out of `build.PREDICTORS`; not used where there are other devices.
+        log: fits the logarithm of the values; not used where there are other devices.
+        batch: examples per measured call.
+        devices: name -> fitted predictor of the same metric on another device.
+    """
+
+    source: SpaceSource
+    model: str = "auto"
+    log: bool = False
+    batch: int = 1
+    devices: Mapping[str, Predictor] = field(default_factory=dict)
+
+    def make(self) -> Predictor:
+        """Returns a new predictor, unfitted."""
+        if self.devices:
+            return Transfer(self.source.space, devices=self.devices, layers=self.source.layers)
+        return build.predictor(self.model, self.source.space, layers=self.source.layers, batch=self.batch, log=self.log)
+
+    def embed(self, population: Population) -> FloatArray:
+        """Returns where architectures (n, g) lie, (n, d), for choosing which to measure: spread here tells most."""
+        if self.devices:
+            return np.stack([np.log(np.maximum(d.predict(population).mean, 1e-12)) for d in self.devices.values()], 1)
+        return self._features.matrix(population)
+
+    @property
+    def _features(self) -> Features:
+        sets = ("costs", "one_hot") if self.source.layers is not None else ("one_hot", "ordinal")
+        return Features(self.source.space, sets, layers=self.source.layers, batch=self.batch)
+
+
+def recipe(
+    source: SpaceSource,
+    *,
+    target: str,
+    model: str = "auto",
+    log: bool = False,
+    batch: int = 1,
+    from_devices: Sequence[str] = (),
+) -> Recipe:
+    """Returns the recipe, with the predictors of other devices loaded, or fitted to their tables.
+
+    Args:
+        source: of the space.
+        target: metric; that of the other devices, too.
+        model: name out of `build.PREDICTORS`.
+        log: fits the logarithm.
+        batch: examples per measured call.
+        from_devices: predictor files, or tables as `read_table` takes them, of other devices.
+
+    Raises:
+        UserError or ValueError: unknown model, another space or metric, two devices of one name.
+    """
+    build.predictor(model, source.space, layers=source.layers, batch=batch, log=log)  # an unknown name shows now
+    if from_devices and (model != "auto" or log):
+        raise UserError("--from-devices decides the model and its transform itself: leave out --model and --log.")
+    devices: dict[str, Predictor] = {}
+    for text in from_devices:
+        path = Path(text)
+        if path.suffix in TABLES:
+            name = path.name.split(".")[0]
+            table = read_table(path, source.space, target=target)
+            predictor = build.predictor("auto", source.space, layers=source.layers, batch=batch)
+            try:
+                predictor.fit(table.rows, table.values, stds=table.stds)
+            except ValueError as error:
+                raise UserError(f"{path}: {error}") from error
+        else:
+            loaded = load(path, space=source.space, sources=source.sources, metric=target)
+            predictor, name = loaded.predictor, loaded.card.device or path.name.split(".")[0]
+        if name in devices:
+            raise UserError(f"--from-devices must be of different devices, but {name!r} is given twice.")
+        devices[name] = predictor
+    return Recipe(source, model, log, batch, devices)
+
+
+def parts(predictor: Predictor) -> dict[str, float]:
+    """Returns what a fitted predictor is made of, and how much each part counts; empty where it is one model."""
+    if isinstance(predictor, Auto):
+        shares = {name: float(w) for name, w in zip(predictor.names_, predictor.weights_, strict=True)}
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
+    return predictor.relevance() if isinstance(predictor, Transfer) else {}
+
+
+def own_held_out(predictor: Predictor) -> Prediction | None:
+    """Returns the held-out answers that a predictor's fit made itself; None where it made none."""
+    return predictor.held_out() if isinstance(predictor, Auto | FeatureModel) else None

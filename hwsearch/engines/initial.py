@@ -1,0 +1,72 @@
+"""The first architectures of a search: the extremes, then ones that differ as much as possible in what matters."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.engines.encoding import Encoding, roles
+from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+
+FloatArray = NDArray[np.float64]
+
+CONCENTRATION = 0.7
+"""Of the Dirichlet distribution of mixtures: below 1, mixtures of few choices are as common as even ones."""
+
+
+def spread_sample(space: SearchSpace, n: int, rng: np.random.Generator) -> Population:
+    """Returns `n` architectures (n, g) whose composition varies widely, duplicates among them.
+
+    Uniform samples of many genes all have nearly the same composition: a third of their kernels are 3 wide, a third
+    are 5 wide, ... Here every role draws its own mixture of choices first, which in two of three rows drifts along
+    the depth, so that the samples reach from all-small to all-large networks.
+    """
+    population = space.sample(n, rng)
+    for positions in roles(space):
+        if len(positions) < 2:
+            continue
+        first, last = rng.dirichlet(np.full(len(space.genes[positions[0]].choices), CONCENTRATION), (2, n))
+        last[: n // 3] = first[: n // 3]
+        for i, position in enumerate(positions):
+            share = i / (len(positions) - 1)
+            edges = np.cumsum((1 - share) * first + share * last, axis=1)
+            population[:, position] = (rng.random(n)[:, None] * edges[:, -1:] > edges[:, :-1]).sum(axis=1)
+    return space.canonical(population)
+
+
+def extremes(space: SearchSpace, pool: Population, costs: FloatArray) -> Population:
+    """Returns the cheapest and the dearest row of a pool in every column of costs (n, e).
+
+    Where there are no costs (e = 0), the smallest and the largest architecture of the space.
+    """
+    if costs.shape[1]:
+        return unique_rows(pool[np.stack([costs.argmin(axis=0), costs.argmax(axis=0)], axis=1).ravel()])
+    return unique_rows(np.stack([space.row(space.smallest()), space.row(space.largest())]))
+
+
+def farthest_first(
+    encoding: Encoding, chosen: Population, pool: Population, count: int, *, power: float = 4.0
+) -> Population:
+    """Returns up to `count` rows of a pool (k, g), well spread among each other and the chosen ones, best first.
+
+    Greedy, by the smallest energy sum 1 / distance ** power over the coarse features (minimum-energy designs, Joseph
+    et al. 2015): evenly spread, and less fond of corners than the largest smallest distance is.
+    """
+    pool = unique_rows(pool)
+    pool = pool[not_in(pool, chosen)]
+    features = encoding.coarse(pool)
+    energy = np.zeros(len(pool))
+    picked: list[int] = []
+
+    def add(point: FloatArray) -> None:
+        distance = ((features - point) ** 2).sum(axis=1)
+        energy[:] += 1.0 / np.maximum(distance, 1e-9) ** (power / 2)
+
+    for point in encoding.coarse(chosen):
+        add(point)
+    for _ in range(min(count, len(pool))):
+        best = int(np.argmin(energy))
+        picked.append(best)
+        add(features[best])
+        energy[best] = np.inf
+    return pool[picked]

@@ -1,0 +1,1 @@
+"""Files of inference formats, written directly from the layers of a plain module."""
