@@ -20,7 +20,8 @@ from hwsearch.config import Parsed, RunConfig
 from hwsearch.construct import construct, parameter_problems
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device, DeviceSpec
-from hwsearch.distribution.executor import AccuracyWorker, Executor, LaneWorker, Limits
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import AccuracyWorker, LaneWorker, Limits
 from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.engines.base import ExactLosses, SearchEngine
 from hwsearch.engines.exact import ExactCosts

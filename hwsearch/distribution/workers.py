@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hwsearch.data.dataset import Dataset, Split
 from hwsearch.devices.base import Device
-from hwsearch.distribution.executor import EvaluateJob, MeasureJob, MeasureResult, one_line
+from hwsearch.distribution.jobs import EvaluateJob, MeasureJob, MeasureResult, one_line
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.evaluation import Score, calibration_batches, evaluate, evaluate_artifact, first
 from hwsearch.export.base import Exporter
