@@ -162,6 +162,9 @@ class ExecutorSection(Section):
 class EvaluationSection(Section):
     """How a subnet is evaluated. Calibration images come from the train split.
 
+    `task: fidelity` needs no labels: it compares with the original, by `fidelity`. `function` is the user's own
+    (`module:name` or `file.py:name`): it takes a module and returns a dict of metrics.
+
     `calibration_images` set the statistics of BatchNorm, the first `quantization_images` of them the ranges of int8.
     """
 
@@ -169,6 +172,9 @@ class EvaluationSection(Section):
     calibration_batch: int = Field(default=128, ge=1)
     quantization_images: int = Field(default=128, ge=1)
     batch: int = Field(default=256, ge=1)
+    task: Literal["classification", "fidelity"] = "classification"
+    fidelity: Literal["logits", "embeddings", "similarities"] = "logits"
+    function: str | None = None
 
 
 class ExportSection(Section):
@@ -297,6 +303,22 @@ def absolute_paths(raw: Mapping[str, Any]) -> dict[str, Any]:
         values = out.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
             out[section] = {**values, key: str(Path(values[key]).expanduser().absolute())}
+    supernet = out.get("supernet")
+    if isinstance(supernet, dict) and isinstance(supernet.get("params"), dict):
+        out["supernet"] = {**supernet, "params": _absolute_files(supernet["params"])}
+    for section in ("data", "evaluation"):
+        if isinstance(out.get(section), dict):
+            out[section] = _absolute_files(out[section])
+    return out
+
+
+def _absolute_files(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values with `file.py:function` made absolute."""
+    out = dict(values)
+    for key, value in values.items():
+        if isinstance(value, str) and re.fullmatch(r".+\.py:\w+", value):
+            file, _, name = value.rpartition(":")
+            out[key] = f"{Path(file).expanduser().absolute()}:{name}"
     return out
 
 

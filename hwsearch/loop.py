@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, Measured, MeasureJob
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Evaluated, EvaluateJob, Measured, MeasureJob
 from hwsearch.engines.base import SearchEngine
 from hwsearch.results import Outlook, SearchProgress, State
 from hwsearch.runfolder import RunFolder

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from optuna.storages import InMemoryStorage
 
-from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, Limits, MeasureJob
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Evaluated, EvaluateJob, Limits, MeasureJob
 from hwsearch.distribution.serial import SerialExecutor
 from hwsearch.engines.base import SearchEngine
 from hwsearch.engines.random_search import RandomSearch
