@@ -38,7 +38,7 @@ class Reading:
         """One column per gene and distinct choice of `hot_choices`: 1 where active and chosen, (n, h)."""
         genes, choices = hot_choices(self.space)
         if len(self.rows) <= FEW_ROWS:
-            return ((self.rows[:, genes] == choices) & self.active[:, genes]).astype(np.float64)
+            return np.asarray((self.rows[:, genes] == choices) & self.active[:, genes], dtype=np.float64)
         out = np.empty((len(self.rows), len(genes)), order="F")  # columns are written one by one
         for gene in range(self.space.n_genes):
             column, active = self.rows[:, gene], self.active[:, gene]

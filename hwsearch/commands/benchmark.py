@@ -50,7 +50,7 @@ class Comparison(BaseModel):
     tabular: Tabular | None = None
     synthetic: Synthetic | None = None
     references: dict[str, dict[str, float]] = Field(default_factory=dict)
-    engines: dict[str, EngineChoice | None] = Field(default_factory=lambda: {"pareto": None, "random": None})
+    engines: dict[str, EngineChoice | None] = Field(default_factory=lambda: dict.fromkeys(("pareto", "random")))
     levels: tuple[float, ...] = Field(default=(0.99, 0.999), min_length=1)
 
     def task(self) -> Task:
@@ -202,6 +202,6 @@ def save_comparison(result: Result, out: Path) -> list[Path]:
             written.append(out / f"{reference}{suffix}")
             write_atomic(written[-1], content)
     written.append(out / "summary.json")
-    content = to_json({"task": result.task, "seeds": result.n_seeds, "references": result.tables})
-    write_atomic(written[-1], content.encode())
+    found = {"task": result.task, "seeds": result.n_seeds, "references": result.tables}
+    write_atomic(written[-1], to_json(found).encode())
     return written

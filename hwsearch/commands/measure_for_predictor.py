@@ -193,13 +193,27 @@ class _Lane:
     def __init__(self, source: SpaceSource, spec: DeviceSpec, kind: type[Device]) -> None:
         plan = source.plan
         assert plan is not None
-        formats, precision = kind.opens(spec), spec.precisions[0]
+        formats = kind.opens(spec)
+        searched = plan.precisions or spec.precisions[:1]
+        if not set(searched) <= set(spec.precisions):
+            raise UserError(
+                f"device {spec.name} must admit every precision of the space ({', '.join(searched)}), "
+                f"but admits {', '.join(spec.precisions)}."
+            )
         exporter = build.named("exporters", formats[0], "exporter")() if formats else None
         supernet = plan.supernet(meta=exporter is None)
         if exporter is not None:
             build.pretrained(plan, supernet)
         self.spec, self.device = spec, kind(spec)
-        self.worker = NetworkWorker(supernet, None, exporters={spec.name: (exporter, precision)}, has_weights=False)
+        self.worker = NetworkWorker(
+            supernet,
+            None,
+            exporters={spec.name: exporter},
+            admitted={spec.name: searched},
+            engine_of=build.engine_of,
+            has_weights=False,
+            precision=spec.precisions[0],
+        )
         self.lane = DeviceLane(self.device)
         self.reference_ms: float | None = spec.reference_ms
         self.why = ""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hwsearch import checkpoints
-from hwsearch.build import Plan
+from hwsearch.build import Plan, engine_of
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.prepared import prepared
 from hwsearch.distribution.executor import EvaluateJob
@@ -83,7 +83,10 @@ class SmallDense:
         self.worker = NetworkWorker(
             self.supernet,
             self.dataset,
-            exporters={name: plan.exporter(name) for name in plan.measured},
+            exporters={name: plan.exporter(name) for name in plan.measured if name not in plan.unavailable},
+            admitted=plan.admitted,
+            engine_of=engine_of,
+            quantization_images=plan.config.evaluation.quantization_images,
             calibration_images=plan.config.evaluation.calibration_images,
             calibration_batch=plan.config.evaluation.calibration_batch,
             batch=plan.config.evaluation.batch,

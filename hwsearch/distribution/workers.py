@@ -44,8 +44,9 @@ class NetworkWorker:
         supernet: with its weights.
         dataset: None when no objective needs a trained network.
         exporters: device name -> exporter; None: the device reads costs alone.
-        admitted: device name -> precisions of the networks that it measures.
+        admitted: device name -> precisions of the networks that it measures; None: all of them.
         engine_of: precision -> exporter whose engine scores it where no device has one.
+        precision: of networks whose space has no such gene.
         quantization_images: inputs of the train split that set the ranges of int8.
         calibration_images: inputs of the train split for BatchNorm.
         calibration_batch: of them at a time.
@@ -60,8 +61,9 @@ class NetworkWorker:
         dataset: Dataset | None,
         *,
         exporters: Mapping[str, Exporter | None],
-        admitted: Mapping[str, Sequence[str]],
-        engine_of: Callable[[str], Exporter],
+        admitted: Mapping[str, Sequence[str]] | None = None,
+        engine_of: Callable[[str], Exporter] | None = None,
+        precision: str = "fp32",
         quantization_images: int = 128,
         calibration_images: int = 512,
         calibration_batch: int = 128,
@@ -71,7 +73,8 @@ class NetworkWorker:
     ) -> None:
         self.threads = threads
         self.supernet, self.dataset, self.exporters, self.batch = supernet, dataset, dict(exporters), batch
-        self.admitted, self.engine_of, self.quantization_images = dict(admitted), engine_of, quantization_images
+        self.admitted, self.engine_of, self.quantization_images = admitted, engine_of, quantization_images
+        self.precision = precision
         self.has_weights = has_weights
         self._calibration = (
             calibration_batches(dataset.train, n=calibration_images, batch_size=calibration_batch) if dataset else []
@@ -92,7 +95,7 @@ class NetworkWorker:
             module = self.subnet(arch) if self._needs_module(job) else None
             if module is not None:
                 attributes["weights_sha256"] = hashlib.sha256(encode(module.state_dict())).hexdigest()
-            precision = str(arch.get(PRECISION, "fp32"))
+            precision = str(arch.get(PRECISION, self.precision))
             in_engine = precision != "fp32" and self.dataset is not None
             made, refused = self._artifacts(arch, module, costs) if job.artifacts or in_engine else (_Made(), {})
             artifacts = {} if not job.artifacts else made.by_device
@@ -129,7 +132,7 @@ class NetworkWorker:
         return self.supernet.family.prepare(inputs, arch)
 
     def _places(self, precision: str) -> list[str]:
-        return [device for device in self.exporters if precision in self.admitted[device]]
+        return [d for d in self.exporters if self.admitted is None or precision in self.admitted[d]]
 
     def _score_in_engines(
         self, arch: Architecture, module: nn.Module, made: _Made, split: Split
@@ -138,9 +141,10 @@ class NetworkWorker:
 
         Each kind of artifact is scored once, however many devices measure it.
         """
-        precision = str(arch[PRECISION])
+        precision = str(arch.get(PRECISION, self.precision))
         engines = [(e, made.by_kind[e.format]) for e in made.engines]
         if not engines:
+            assert self.engine_of is not None
             exporter = self.engine_of(precision)
             engines = [(exporter, self._export(exporter, arch, module, precision, {}))]
         scores = {
@@ -173,7 +177,7 @@ class NetworkWorker:
         self, arch: Architecture, module: nn.Module | None, costs: dict[str, float]
     ) -> tuple[_Made, dict[str, Exception]]:
         """Returns what the devices that admit the network's precision measure, and why some get nothing."""
-        precision = str(arch.get(PRECISION, "fp32"))
+        precision = str(arch.get(PRECISION, self.precision))
         made, refused = _Made(), dict[str, Exception]()
         for device in self._places(precision):
             exporter = self.exporters[device]

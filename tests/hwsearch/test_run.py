@@ -733,7 +733,7 @@ def test_measure_a_file_and_a_net_of_a_run(finished: Path, tmp_path: Path, cli: 
     # A net of a run is exported for what a device opens.
     code, out, error = cli("measure", f"{finished}:{key}", "--device", "torch", "--device", "openvino", "--json")
     assert code == 0, error
-    assert [(row["device"], row["format"]) for row in strict(out)] == [("torch", "torch"), ("openvino", "openvino")]
+    assert [(row["device"], row["format"]) for row in strict(out)] == [("torch", "torch"), ("openvino", "onnx")]
     code, out, _ = cli("measure", model, "--device", device, "--batch", "2")
     assert code == 0
     assert "latency_ms" in out
