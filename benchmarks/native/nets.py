@@ -90,5 +90,6 @@ def masked(make: Callable[[], nn.Module], sparsity: float, *, rows: int = 1) -> 
             if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)):
                 outputs, inputs = part.weight.shape[:2]
                 keep = torch.rand((-(-outputs // rows), inputs), generator=generator) >= sparsity
-                part.weight.mul_(keep.repeat_interleave(rows, 0)[:outputs].view_as(part.weight[:, :, ...]))
+                # Fewer terms, each larger: values stay of order 1.
+                part.weight.mul_(keep.repeat_interleave(rows, 0)[:outputs].view_as(part.weight) / (1 - sparsity) ** 0.5)
     return module

@@ -369,13 +369,13 @@ def _binary(sign: str) -> Callable[[Lowering, Call], None]:
     def handler(low: Lowering, call: Call) -> None:
         if len(call.args) != 2 or call.options:
             raise Unsupported(f"function {call.name} with options {sorted(call.options)}")
-        a, b = call.args
+        a, b = reversed(call.args) if call.name == "__rsub__" else call.args
         if sign in "+*" and not isinstance(a, Value):
             a, b = b, a
         if not isinstance(a, Value):
             if sign == "-" and isinstance(a, int | float):
                 ref = low.ref(b)
-                _affine(low, call, _matrix_of(ref), *_filled(ref, -1.0, float(a)))
+                _affine(low, call, ref, *_filled(ref, -1.0, float(a)))
                 return
             raise Unsupported(f"a constant {call.name} a tensor")
         if isinstance(b, Value):
@@ -388,10 +388,6 @@ def _binary(sign: str) -> Callable[[Lowering, Call], None]:
             raise Unsupported(f"function {call.name} with {type(b).__name__}")
 
     return handler
-
-
-def _matrix_of(ref: Ref) -> Ref:
-    return ref
 
 
 def _filled(ref: Ref, scale: float, shift: float) -> tuple[FloatArray, FloatArray]:
@@ -652,7 +648,7 @@ def _attention(low: Lowering, call: Call) -> None:
         if not isinstance(mask, Value) or mask.number not in low.masks:
             raise Unsupported("attention with a mask that is computed")
         inputs.append(low.masks[mask.number].buffer)
-    numbers = {"heads": heads, "size": size, "queries": queries, "keys": k.shape[1]}
+    numbers: dict[str, Any] = {"heads": heads, "size": size, "queries": queries, "keys": k.shape[1]}
     numbers["scale"] = size**-0.5 if scale is None else float(scale)
     node = low.add("attention", inputs, heads * size, queries, numbers=numbers)
     low.give(call, Ref(node.output, q.shape, *wanted), node)
@@ -683,7 +679,7 @@ FUNCTIONS: Mapping[str, Callable[[Lowering, Call], None]] = {
     "contiguous": _identity,
     "clone": _identity,
     **dict.fromkeys(("add", "__add__", "__iadd__", "__radd__"), _binary("+")),
-    **dict.fromkeys(("sub", "__sub__", "__isub__"), _binary("-")),
+    **dict.fromkeys(("sub", "__sub__", "__isub__", "__rsub__"), _binary("-")),
     **dict.fromkeys(("mul", "__mul__", "__imul__", "__rmul__"), _binary("*")),
     **dict.fromkeys(("div", "true_divide", "__truediv__", "__itruediv__"), _binary("/")),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), _reshape),

@@ -57,9 +57,7 @@ def plan_memory(network: Network, *, vector: int, strips: dict[int, int]) -> Lay
 
     for i, node in enumerate(network.nodes):
         alive[:] = [entry for entry in alive if entry[2] >= i]
-        for buffer in (node.output, node.means):
-            if buffer is None:
-                continue
+        for buffer in node.writes:
             until = last.get(buffer, i)
             first = node.inputs[0] if node.inputs else -1
             if buffer == node.output and node.kind in IN_PLACE and first >= 0 and last[first] == i:

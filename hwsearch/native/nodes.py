@@ -155,6 +155,11 @@ class Node:
         """Buffers that must be there when it runs."""
         return [b for b in (*self.inputs, self.residual) if b is not None and b >= 0]
 
+    @property
+    def writes(self) -> list[int]:
+        """Buffers that it fills."""
+        return [self.output] if self.means is None else [self.output, self.means]
+
 
 @dataclass(frozen=True)
 class Network:

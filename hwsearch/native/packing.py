@@ -87,7 +87,7 @@ def pack_groups(weight: FloatArray, *, stride: int, dense: bool = True, together
     padded = np.zeros((groups * GROUP, inputs), np.float32)
     padded[:outputs] = weight
     tiles = padded.reshape(groups, GROUP, inputs)
-    used = np.ones((groups, inputs), bool) if dense else tiles.any(axis=1)
+    used: NDArray[np.bool_] = np.ones((groups, inputs), np.bool_) if dense else (tiles != 0).any(axis=1)
     parts = [np.array([together, groups], np.int32)]
     for group in range(groups):
         columns = np.flatnonzero(used[group])

@@ -118,8 +118,13 @@ def trace_module(module: nn.Module, example: Sequence[Tensor]) -> Trace:
     recorder = _Recorder()
     inputs = [tensor.clone() for tensor in example]
     values = tuple(map(recorder.value, inputs))
-    with torch.no_grad(), recorder:
-        output = module(*inputs)
+    try:
+        with torch.no_grad(), recorder:
+            output = module(*inputs)
+    except Unsupported:
+        raise
+    except Exception as error:  # whatever the module's own code raises
+        raise Unsupported(f"its code fails on one example: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(output, Tensor):
         raise Unsupported(f"an output of type {type(output).__name__}")
     if id(output) not in recorder.known:

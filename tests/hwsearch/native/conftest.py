@@ -1,4 +1,4 @@
-"""Native tests keep compiled kernels in one temporary folder: compiling takes seconds, and only changes of them matter."""
+"""Native tests keep compiled kernels in one temporary folder, from run to run: compiling them takes seconds."""
 
 from __future__ import annotations
 
