@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -20,15 +20,18 @@ from hwsearch.config import Parsed, RunConfig
 from hwsearch.construct import construct, parameter_problems
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device, DeviceSpec
-from hwsearch.distribution.executor import AccuracyWorker, Executor, LaneWorker, Limits
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import AccuracyWorker, LaneWorker, Limits
 from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.engines.base import ExactLosses, SearchEngine
 from hwsearch.engines.exact import ExactCosts
-from hwsearch.errors import ConfigError, DeviceError, MissingExtraError
+from hwsearch.engines.warm_start import Source
+from hwsearch.errors import ConfigError, DeviceError, MissingExtraError, UserError
 from hwsearch.export.base import Exporter
-from hwsearch.objectives import QUALITY_METRICS, Objective
+from hwsearch.objectives import Objective
+from hwsearch.own_model import Scorer, fidelity_scorer, user_scorer
 from hwsearch.problems import nearest
-from hwsearch.tracked import Tracked
+from hwsearch.tracked import Tracked, is_quality
 from predictors.base import LayerFunction, Predictor
 from search_spaces.precision import precision_gene
 from search_spaces.space import SearchSpace
@@ -45,6 +48,7 @@ FAMILIES = {
     "hat_transformer": "search_spaces.hat:HatTransformer",
     "bert": "search_spaces.bert:Bert",
     "vit": "search_spaces.vit:ViT",
+    "from_model": "hwsearch.own_model:from_model",
 }
 DATA = {
     "digits": "hwsearch.data.digits:DigitsSpec",
@@ -52,6 +56,7 @@ DATA = {
     "cifar10": "hwsearch.data.cifar:Cifar10Spec",
     "cifar100": "hwsearch.data.cifar:Cifar100Spec",
     "image_folder": "hwsearch.data.image_folder:ImageFolderSpec",
+    "callables": "hwsearch.data.callables:CallablesSpec",
 }
 ENGINES = {
     "pareto": "hwsearch.engines.pareto_search:ParetoSearch",
@@ -229,13 +234,15 @@ class Plan:
     @property
     def needs_network(self) -> bool:
         """Whether an objective or limit needs trained weights."""
-        return any(o.metric in QUALITY_METRICS for o in (*self.objectives, *self.limits))
+        return any(is_quality(o, self.config.evaluation.function) for o in (*self.objectives, *self.limits))
 
     @property
     def weights_are(self) -> str | None:
         """What the networks' weights are, for cards; None where there are none and only costs count."""
         if self.config.supernet.weights is not None:
             return f"from {self.config.supernet.weights.name}"
+        if self.family.has_weights:
+            return "of the given model" + (", trained further in this run" if self.config.training else "")
         if self.needs_network:
             return "trained in this run"
         return "initial, never trained" if self.measured else None
@@ -247,22 +254,28 @@ class Plan:
         )
 
     def exact(self) -> ExactLosses:
-        """Returns the function that computes the losses that need no evaluation (NaN in other columns)."""
-        return ExactCosts(self.supernet(meta=True), self.objectives)
+        """Returns the function that computes losses and violations that need no evaluation (NaN in other columns)."""
+        return ExactCosts(self.supernet(meta=True), self.objectives, limits=self.limits)
 
-    def engine(self) -> SearchEngine:
-        """Returns the search engine."""
+    def engine(self, sources: Sequence[Source] = ()) -> SearchEngine:
+        """Returns the search engine.
+
+        Args:
+            sources: results of other runs and devices, for engines that take hints.
+        """
         section = self.config.search
-        return search_engine(
-            section.engine,
-            section.options,
-            given={
-                "space": self.space,
-                "n_objectives": len(self.objectives),
-                "seed": self.config.seed,
-                "exact": self.exact(),
-            },
-        )
+        given: dict[str, Any] = {
+            "space": self.space,
+            "n_objectives": len(self.objectives),
+            "seed": self.config.seed,
+            "exact": self.exact(),
+        }
+        takes_hints = "sources" in inspect.signature(engine_target(section.engine)[0]).parameters
+        if section.warm_start and not takes_hints:
+            raise ConfigError(f"search.warm_start must be used with the engine 'pareto', but got {section.engine!r}.")
+        if takes_hints:
+            given["sources"] = tuple(sources)
+        return search_engine(section.engine, section.options, given=given)
 
     def device(self, name: str, *, reference_ms: float | None = None) -> Device:
         """Returns a device, with its reference value frozen if it is known."""
@@ -332,7 +345,8 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     tracked = Tracked(config, left_out=parsed.left_out)
     problems += tracked.problems
     dataset = attempt(lambda: open_data(config.data or {})) if config.data is not None else None
-    needs_data = tracked.needs_network
+    scored = tracked.needs_network
+    needs_data = scored and config.evaluation.function is None
     if config.data is None and needs_data and good("data"):
         problems.append("data must be given when an objective needs a trained network, but there is no such section.")
     shaped = dataset is not None or (config.data is None and not needs_data and good("data"))
@@ -367,7 +381,10 @@ def _plan(parsed: Parsed, source: str) -> Plan:
         )
     attempt(made.engine if made is not None else lambda: _engine_problems(config))
     attempt(lambda: _training(config, dataset))
-    if needs_data and config.supernet.weights is None and config.training is None and good("training", "supernet"):
+    brings = family is not None and family.has_weights
+    if config.evaluation.function is not None or config.evaluation.task == "fidelity":
+        attempt(lambda: _scorer(config, family, dataset))
+    if scored and not brings and not (config.supernet.weights or config.training) and good("training", "supernet"):
         problems.append("training (or supernet.weights) must be given when an objective needs a trained network.")
     attempt(lambda: _executor_problems(config))
     configuration.raise_problems(list(dict.fromkeys(problems)), source)
@@ -536,7 +553,7 @@ def _check_device(kind: type[Device], spec: DeviceSpec, where: str) -> str:
 def _engine_problems(config: RunConfig) -> None:
     """Raises for what is wrong with the engine's name and options where there is no space to make it for."""
     target, variant = engine_target(config.search.engine)
-    given = {"space", "n_objectives", "seed", "exact", *variant}
+    given = {"space", "n_objectives", "seed", "exact", "sources", *variant} & {*inspect.signature(target).parameters}
     problems = parameter_problems(target, config.search.options, where="search.options", given=given)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -554,6 +571,24 @@ def _training(config: RunConfig, dataset: Dataset | None) -> Any:
             f"but got {settings.batch_size}."
         )
     return settings
+
+
+def _scorer(config: RunConfig, family: Family | None, dataset: Dataset | None) -> Scorer | None:
+    """Returns what scores instead of the labels of the data, if anything does."""
+    section = config.evaluation
+    if section.function is not None:
+        try:
+            return user_scorer(section.function)
+        except UserError as error:
+            raise ConfigError(str(error)) from error
+    if section.task != "fidelity" or family is None or dataset is None:
+        return None
+    if not family.has_weights:
+        raise ConfigError(
+            f"evaluation.task must be 'classification' unless the model is given, but {family.name} is no given model."
+        )
+    splits = {"search": dataset.search, "holdout": dataset.holdout}
+    return fidelity_scorer(family.build_full().eval(), splits, kind=section.fidelity, batch=section.batch)
 
 
 def _executor_problems(config: RunConfig) -> None:
@@ -580,14 +615,14 @@ def load_raw(raw: Mapping[str, Any], *, source: str) -> Plan:
 
 
 def pretrained(made: Plan, supernet: Supernet) -> bool:
-    """Loads the weights that the configuration names into `supernet`; returns whether it names any.
+    """Loads the weights that the configuration names into `supernet`; returns whether it has trained weights now.
 
     Raises:
         UserError: broken file, another digest, or weights of another network.
     """
     section = made.config.supernet
     if section.weights is None:
-        return False
+        return made.family.has_weights and made.config.training is None
     checkpoints.load_weights(supernet, section.weights, sha256=section.sha256)
     return True
 
@@ -629,6 +664,7 @@ class Factory:
             calibration_batch=made.config.evaluation.calibration_batch,
             batch=made.config.evaluation.batch,
             has_weights=weights is not None,
+            scorer=_scorer(made.config, made.family, made.dataset) if made.needs_network else None,
         )
 
     def lane(self, device: str) -> LaneWorker:

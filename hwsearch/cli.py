@@ -429,6 +429,9 @@ def space(
     size = f"{Decimal(answer['size']):.4g}"  # may be larger than any float
     title = f"{answer['family']}: {answer['n_genes']} genes, {size} architectures"
     console.print(rows_table(genes, ["gene", "choices", "active when"], title))
+    if answer["fixed"]:
+        columns = ["layer", "channels", "of", "reason"]
+        console.print(rows_table(answer["fixed"], columns, "stays fixed"))
     for which in ("smallest", "largest"):
         costs = ", ".join(f"{name} {number(v)}" for name, v in answer[which].items() if name != "key")
         console.print(f"{which}: {costs}", highlight=False, soft_wrap=True)

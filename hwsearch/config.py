@@ -81,8 +81,20 @@ class DecidedSection(Section):
     dropped: tuple[str, ...] = ()
 
 
+def _compared(text: str) -> dict[str, Any]:
+    """Returns `latency_ms@cpu <= 20` (or `>=`) as a mapping; a text without comparison is the metric."""
+    for sign, side in (("<=", "max"), (">=", "min")):
+        metric, found, value = text.partition(sign)
+        if found:
+            try:
+                return {"metric": metric.strip(), side: float(value)}
+            except ValueError:
+                raise ValueError(f"must be as in 'latency_ms@cpu <= 20', but got {text!r}.") from None
+    return {"metric": text}
+
+
 class ObjectiveSection(Section):
-    """One objective or limit: `latency_ms@cpu`, or a mapping with `metric` and, to limit it, `min` or `max`."""
+    """One objective or limit: `latency_ms@cpu`, `latency_ms@cpu <= 20`, or a mapping with `metric`, `min`, `max`."""
 
     metric: str
     device: str | None = None
@@ -94,7 +106,7 @@ class ObjectiveSection(Section):
     @classmethod
     def _short(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = {"metric": value}
+            value = _compared(value)
         if not isinstance(value, dict | ObjectiveSection):
             raise ValueError(f"must be a metric or a mapping, but got {value!r}.")
         if isinstance(value, dict) and isinstance(value.get("metric"), str) and "@" in value["metric"]:
@@ -121,11 +133,18 @@ class ObjectiveSection(Section):
 
 
 class SearchSection(Section):
-    """Which engine, and how many architectures to evaluate."""
+    """Which engine, and how many architectures to evaluate.
+
+    `stop_below`: end when the engine expects the front's hypervolume to grow by a smaller share; `max_minutes`: or
+    after so long; `warm_start`: folders of earlier runs, or CSV tables, whose results the engine may use as hints.
+    """
 
     engine: str = "pareto"
     options: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(default=100, ge=1)
+    stop_below: float | None = Field(default=None, gt=0, lt=1)
+    max_minutes: float | None = Field(default=None, gt=0)
+    warm_start: tuple[Path, ...] = ()
 
 
 class ExecutorSection(Section):
@@ -143,6 +162,9 @@ class ExecutorSection(Section):
 class EvaluationSection(Section):
     """How a subnet is evaluated. Calibration images come from the train split.
 
+    `task: fidelity` needs no labels: it compares with the original, by `fidelity`. `function` is the user's own
+    (`module:name` or `file.py:name`): it takes a module and returns a dict of metrics.
+
     `calibration_images` set the statistics of BatchNorm, the first `quantization_images` of them the ranges of int8.
     """
 
@@ -150,6 +172,9 @@ class EvaluationSection(Section):
     calibration_batch: int = Field(default=128, ge=1)
     quantization_images: int = Field(default=128, ge=1)
     batch: int = Field(default=256, ge=1)
+    task: Literal["classification", "fidelity"] = "classification"
+    fidelity: Literal["logits", "embeddings", "similarities"] = "logits"
+    function: str | None = None
 
 
 class ExportSection(Section):
@@ -278,6 +303,22 @@ def absolute_paths(raw: Mapping[str, Any]) -> dict[str, Any]:
         values = out.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
             out[section] = {**values, key: str(Path(values[key]).expanduser().absolute())}
+    supernet = out.get("supernet")
+    if isinstance(supernet, dict) and isinstance(supernet.get("params"), dict):
+        out["supernet"] = {**supernet, "params": _absolute_files(supernet["params"])}
+    for section in ("data", "evaluation"):
+        if isinstance(out.get(section), dict):
+            out[section] = _absolute_files(out[section])
+    return out
+
+
+def _absolute_files(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values with `file.py:function` made absolute."""
+    out = dict(values)
+    for key, value in values.items():
+        if isinstance(value, str) and re.fullmatch(r".+\.py:\w+", value):
+            file, _, name = value.rpartition(":")
+            out[key] = f"{Path(file).expanduser().absolute()}:{name}"
     return out
 
 

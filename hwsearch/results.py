@@ -172,6 +172,22 @@ class History:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What an engine expects of the next proposals.
+
+    Args:
+        gain: expected growth of the front's hypervolume by them, as a share of what it is now; NaN while there is
+            nothing to tell it from.
+        trust: how well the worst surrogate explains labels it has not seen: 1 perfect, 0 or less useless; NaN likewise.
+        feasible: the largest probability, of all that were considered, to keep every limit; NaN likewise.
+    """
+
+    gain: float
+    trust: float
+    feasible: float
+
+
+@dataclass(frozen=True)
 class SearchProgress:
     """Where a search stands.
 
@@ -184,6 +200,7 @@ class SearchProgress:
         elapsed_s: since this driver started searching.
         eta_s: estimate of what remains; None at first.
         latest_error: of the trial that failed last since this driver started, if one did.
+        outlook: what the engine expected of its latest proposals; None if it does not say.
     """
 
     n_trials: int
@@ -194,3 +211,4 @@ class SearchProgress:
     elapsed_s: float
     eta_s: float | None
     latest_error: str | None = None
+    outlook: Outlook | None = None

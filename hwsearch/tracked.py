@@ -9,6 +9,12 @@ from hwsearch.objectives import COST_METRICS, DEVICE_METRICS, QUALITY_METRICS, O
 from hwsearch.problems import nearest
 
 
+def is_quality(objective: Objective, function: str | None) -> bool:
+    """Whether an evaluation of the network gives this metric: a known one, or any other of the user's function."""
+    other = objective.device is None and objective.metric not in {*COST_METRICS, *DEVICE_METRICS}
+    return objective.metric in QUALITY_METRICS or (function is not None and other)
+
+
 class Tracked:
     """The objectives and limits of a configuration.
 
@@ -25,6 +31,7 @@ class Tracked:
 
     def __init__(self, config: RunConfig, *, left_out: Collection[str] = ()) -> None:
         self.problems: list[str] = []
+        self._function = config.evaluation.function
         self.by_path: dict[str, Objective] = {}
         for where, sections in (("objectives", config.objectives), ("limits", config.limits)):
             for i, section in enumerate(sections):
@@ -46,7 +53,7 @@ class Tracked:
     @property
     def needs_network(self) -> bool:
         """Whether one of them needs a network that was trained."""
-        return any(o.metric in QUALITY_METRICS for o in self.by_path.values())
+        return any(is_quality(o, self._function) for o in self.by_path.values())
 
     def problems_of_places(
         self, config: RunConfig, measured: Mapping[str, Sequence[str]], *, left_out: Collection[str] = ()
@@ -71,7 +78,7 @@ class Tracked:
                 if metric in DEVICE_METRICS:
                     names = list(config.devices) or ["DEVICE"]
                     problems.append(f"{path}: {metric} must name its device, as in {metric}@{names[0]}.")
-                elif metric not in known:
+                elif metric not in known and config.evaluation.function is None:
                     problems.append(
                         f"{path}: the metric must be one of {known}, but got {metric!r}{nearest(metric, known)}."
                     )

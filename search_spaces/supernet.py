@@ -60,6 +60,8 @@ class Family(ABC):
     """Of one example, without batch."""
     transforms: Mapping[str, Transform] = {}
     """Tensor name -> exception from the slicing rule."""
+    has_weights: bool = False
+    """Whether `build_full` gives trained weights."""
     published_copies: Mapping[str, str] = {}
     """Key of a published checkpoint that repeats another key's tensor -> that key."""
     published_ignored: tuple[str, ...] = ()
@@ -82,6 +84,10 @@ class Family(ABC):
     def source(self, name: str, arch: Architecture) -> str:
         """Returns the name of the full tensor from which a subnet's tensor `name` is cut."""
         return name
+
+    def finish(self, module: nn.Module, arch: Architecture, batches: Sequence[Tensor]) -> None:
+        """Improves an extracted subnet in place with calibration inputs; by default not at all."""
+        return
 
     def channel_groups(self) -> list[ChannelGroup]:
         """Returns the coupled channels that may be permuted without changing the largest network."""

@@ -17,7 +17,7 @@ from hwsearch.commands.query import device_spec
 from hwsearch.commands.recipe import Recipe, own_held_out, recipe
 from hwsearch.commands.space_source import SpaceSource, open_space
 from hwsearch.devices.base import Device, DeviceSpec
-from hwsearch.distribution.executor import EvaluateJob, MeasureJob, MeasureResult
+from hwsearch.distribution.jobs import EvaluateJob, MeasureJob, MeasureResult
 from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.errors import DeviceError, NoResultError, UserError
 from hwsearch.objectives import MAXIMISED

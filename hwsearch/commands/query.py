@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,7 @@ def space(config: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
             }
             for g in plan.space.genes
         ],
+        "fixed": [asdict(f) for f in getattr(plan.family, "fixed", ())],
         "smallest": _extreme(supernet, plan.space.smallest()),
         "largest": _extreme(supernet, plan.space.largest()),
     }

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from hwsearch.data.dataset import Dataset, Split
 from hwsearch.devices.base import Device
-from hwsearch.distribution.executor import EvaluateJob, MeasureJob, MeasureResult, one_line
+from hwsearch.distribution.jobs import EvaluateJob, MeasureJob, MeasureResult, one_line
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.evaluation import Score, calibration_batches, evaluate, evaluate_artifact, first
 from hwsearch.export.base import Exporter
 from hwsearch.export.weights import encode, patterns_of
+from hwsearch.own_model import Scorer
 from hwsearch.results import Artifact, Evaluation
 from search_spaces.architecture import Architecture
 from search_spaces.batchnorm import recalibrate
@@ -37,6 +38,18 @@ class _Made:
     engines: list[Exporter] = field(default_factory=list)
 
 
+class InEngine(nn.Module):
+    """An artifact as a module: runs in its engine."""
+
+    def __init__(self, exporter: Exporter, artifact: Artifact) -> None:
+        super().__init__()
+        self.exporter, self.artifact = exporter, artifact
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns the artifact's output."""
+        return torch.from_numpy(self.exporter.run(self.artifact, tuple(x.numpy() for x in inputs)))
+
+
 class NetworkWorker:
     """Evaluates subnets: extract, recalibrate, score, export; always the one extracted module.
 
@@ -53,6 +66,7 @@ class NetworkWorker:
         batch: examples at a time when scoring.
         threads: of torch while a job runs: rounding, and so weights, depend on it; None leaves them.
         has_weights: whether the super-network has any; False where only costs count.
+        scorer: scores instead of the labels of the data.
     """
 
     def __init__(
@@ -70,7 +84,9 @@ class NetworkWorker:
         batch: int = 256,
         threads: int | None = 1,
         has_weights: bool = True,
+        scorer: Scorer | None = None,
     ) -> None:
+        self.scorer = scorer
         self.threads = threads
         self.supernet, self.dataset, self.exporters, self.batch = supernet, dataset, dict(exporters), batch
         self.admitted, self.engine_of, self.quantization_images = admitted, engine_of, quantization_images
@@ -96,14 +112,17 @@ class NetworkWorker:
             if module is not None:
                 attributes["weights_sha256"] = hashlib.sha256(encode(module.state_dict())).hexdigest()
             precision = str(arch.get(PRECISION, self.precision))
-            in_engine = precision != "fp32" and self.dataset is not None
+            in_engine = precision != "fp32" and (self.dataset is not None or self.scorer is not None)
             made, refused = self._artifacts(arch, module, costs) if job.artifacts or in_engine else (_Made(), {})
             artifacts = {} if not job.artifacts else made.by_device
             if refused:
                 attributes["not_exported"] = {device: one_line(error) for device, error in refused.items()}
                 if len(refused) == len(self._places(precision)):
                     raise next(iter(refused.values()))
-            if module is not None and self.dataset is not None:
+            if module is not None and self.scorer is not None:
+                subject = module if precision == "fp32" else self._in_engine(arch, module, made)
+                metrics.update(self.scorer(subject, job.split))
+            elif module is not None and self.dataset is not None:
                 split = getattr(self.dataset, job.split)
                 if precision == "fp32":
                     score = evaluate(module, split, batch_size=self.batch, prepare=lambda x: self._prepare(x, arch))
@@ -124,6 +143,7 @@ class NetworkWorker:
     def subnet(self, arch: Architecture) -> nn.Module:
         """Returns the extracted module with recalibrated BatchNorm statistics, in eval mode."""
         module = self.supernet.extract(arch)
+        self.supernet.family.finish(module, arch, self._calibration)
         if self._calibration:
             recalibrate(module, (self._prepare(inputs, arch) for inputs in self._calibration))
         return module
@@ -133,6 +153,15 @@ class NetworkWorker:
 
     def _places(self, precision: str) -> list[str]:
         return [d for d in self.exporters if self.admitted is None or precision in self.admitted[d]]
+
+    def _in_engine(self, arch: Architecture, module: nn.Module, made: _Made) -> nn.Module:
+        """Returns a module that runs the quantised artifact in its engine."""
+        precision = str(arch.get(PRECISION, self.precision))
+        for exporter in made.engines:
+            return InEngine(exporter, made.by_kind[exporter.format])
+        assert self.engine_of is not None
+        exporter = self.engine_of(precision)
+        return InEngine(exporter, self._export(exporter, arch, module, precision, {}))
 
     def _score_in_engines(
         self, arch: Architecture, module: nn.Module, made: _Made, split: Split
@@ -171,7 +200,8 @@ class NetworkWorker:
     def _needs_module(self, job: EvaluateJob) -> bool:
         """Whether the network itself is scored, exported or handed over, and not only its costs counted."""
         handed_over = self.has_weights and job.split == "holdout"
-        return handed_over or self.dataset is not None or any(e is not None for e in self.exporters.values())
+        scored = self.dataset is not None or self.scorer is not None
+        return handed_over or scored or any(e is not None for e in self.exporters.values())
 
     def _artifacts(
         self, arch: Architecture, module: nn.Module | None, costs: dict[str, float]

@@ -1,0 +1,156 @@
+"""MiniLM without training: how faithful are encoders that onnxruntime runs faster, with and without repair?
+
+python -m benchmarks.own_model.minilm [--seconds 600] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from hwsearch.export.onnx_exporter import trace
+from hwsearch.own_model import agreement
+from search_spaces.architecture import Architecture
+from search_spaces.from_model import SpaceOptions, space_from_model
+from search_spaces.supernet import Supernet
+
+MODEL = Path(__file__).resolve().parents[2] / "configs/own_model/minilm_model.py"
+
+
+def user_code() -> Any:
+    spec = importlib.util.spec_from_file_location("minilm_model", MODEL)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def session(module: nn.Module, example: Tensor) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return ort.InferenceSession(trace(module, (example,), ["ids"]), options, providers=["CPUExecutionProvider"])
+
+
+def ratios(
+    sessions: dict[str, ort.InferenceSession], x: np.ndarray, *, rounds: int = 25
+) -> dict[str, dict[str, float]]:
+    """Median latency of each, and the median of its ratio to the original in the same round (interleaved)."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(rounds):
+        for name, s in sessions.items():
+            best = min(_timed(s, x) for _ in range(3))
+            times[name].append(best)
+    first = np.array(times["original"])
+    return {
+        name: {"ms": float(np.median(t) * 1e3), "speedup": float(np.median(first / np.array(t)))}
+        for name, t in times.items()
+    }
+
+
+def _timed(s: ort.InferenceSession, x: np.ndarray) -> float:
+    start = time.perf_counter()
+    s.run(None, {"ids": x})
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    started, cpu = time.perf_counter(), time.process_time()
+    code = user_code()
+    module = code.build()
+    calibration = [(torch.as_tensor(b),) for b in code.calibration()]
+    options = SpaceOptions(ratios=(0.5, 0.75), importance="wanda", repair="least_squares")
+    family = space_from_model(module, code.example(), options=options, calibration=calibration)
+    net = Supernet(family)
+    splits = {"search": torch.from_numpy(code.search()[:150]), "holdout": torch.from_numpy(code.holdout())}
+    whole = net.space.largest()
+
+    @torch.no_grad()
+    def embed(m: nn.Module, part: str) -> Tensor:
+        return torch.cat([m(x) for x in splits[part].split(50)])
+
+    wanted = {part: embed(module, part) for part in splits}
+
+    def subnet(arch: Architecture, *, repaired: bool) -> nn.Module:
+        made = net.extract(arch)
+        family.options = replace(options, repair="least_squares" if repaired else "none")
+        family.finish(made, arch, [])
+        return made
+
+    def fidelity(arch: Architecture, part: str = "search", *, repaired: bool = True) -> float:
+        return agreement(wanted[part], embed(subnet(arch, repaired=repaired), part), kind="similarities")
+
+    log: list[dict[str, Any]] = []
+
+    def note(what: str, arch: Architecture, **values: float) -> None:
+        changed = {g: v for g, v in arch.items() if v != whole[g]}
+        log.append({"what": what, "macs": int(net.layer_costs(arch).macs[0]), "changed": changed, **values})
+        print(f"{time.perf_counter() - started:6.0f} s", json.dumps(log[-1]), flush=True)
+
+    note("original", whole, fidelity=1.0)
+    # Greedy: the change that loses least per MAC saved, from the sensitivities of single changes.
+    singles: list[tuple[float, dict[str, Any]]] = []
+    for gene in net.space.genes:
+        value = gene.choices[0] if gene.name.endswith(".keep") else gene.choices[-2]
+        changes = {gene.name: value}
+        arch = net.space.architecture({**whole, **changes})
+        saved = int(net.layer_costs(whole).macs[0] - net.layer_costs(arch).macs[0])
+        f = fidelity(arch)
+        singles.append(((1 - f) / saved, changes))
+        note(
+            "single", arch, fidelity=f, plain=fidelity(arch, repaired=False) if gene.name.endswith(".keep") else np.nan
+        )
+        if time.perf_counter() - started > 0.6 * args.seconds:
+            break
+    singles.sort(key=lambda s: s[0])
+    values: dict[str, Any] = dict(whole)
+    chosen: list[tuple[Architecture, float]] = []
+    for _, changes in singles:
+        values.update(changes)
+        arch = net.space.architecture(values)
+        f = fidelity(arch)
+        note("greedy", arch, fidelity=f)
+        chosen.append((arch, f))
+        if f < 0.8 or time.perf_counter() - started > args.seconds:
+            break
+    rng = np.random.default_rng(0)
+    budget = len(chosen)
+    for arch in net.space.architectures(net.space.sample(budget, rng)):  # the control, at the budget of the greedy part
+        note("random", arch, fidelity=fidelity(arch))
+    picked = [a for a, f in chosen if f >= 0.85][-4:]
+    x = splits["holdout"][:1]
+    sessions = {"original": session(net.extract(whole), x)}  # bit-equal to the original
+    for i, arch in enumerate(picked):
+        sessions[f"greedy {i}"] = session(subnet(arch, repaired=True), x)
+    table = ratios(sessions, x.numpy())
+    for i, arch in enumerate(picked):
+        row = table[f"greedy {i}"]
+        note(
+            f"holdout {i}",
+            arch,
+            fidelity=fidelity(arch, "holdout"),
+            without_repair=fidelity(arch, "holdout", repaired=False),
+            **row,
+        )
+    print(json.dumps({"table": table, "cpu_s": time.process_time() - cpu, "machine": platform.processor()}))
+    if args.out:
+        args.out.write_text(json.dumps(log, indent=1))
+
+
+if __name__ == "__main__":
+    main()
