@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -20,10 +20,12 @@ from hwsearch.config import Parsed, RunConfig
 from hwsearch.construct import construct, parameter_problems
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device, DeviceSpec
-from hwsearch.distribution.executor import AccuracyWorker, Executor, LaneWorker, Limits
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import AccuracyWorker, LaneWorker, Limits
 from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.engines.base import ExactLosses, SearchEngine
 from hwsearch.engines.exact import ExactCosts
+from hwsearch.engines.warm_start import Source
 from hwsearch.errors import ConfigError, DeviceError, MissingExtraError, UserError
 from hwsearch.export.base import Exporter
 from hwsearch.objectives import Objective
@@ -74,6 +76,7 @@ DEVICES = {
     "openvino": "hwsearch.devices.openvino_device:OpenVinoDevice",
     "litert": "hwsearch.devices.litert_device:LiteRtDevice",
     "torch": "hwsearch.devices.torch_device:TorchDevice",
+    "native": "hwsearch.native.device:NativeDevice",
     "command": "hwsearch.devices.command_device:CommandDevice",
     "onnxruntime_web": "hwsearch.devices.web_device:OnnxRuntimeWebDevice",
     "litert_js": "hwsearch.devices.web_device:LiteRtJsDevice",
@@ -85,6 +88,7 @@ EXPORTERS = {
     "openvino": "hwsearch.export.openvino_exporter:OpenVinoExporter",
     "litert": "hwsearch.export.litert_exporter:LiteRtExporter",
     "torch": "hwsearch.export.torch_exporter:TorchExporter",
+    "native": "hwsearch.native.exporter:NativeExporter",
 }
 RECIPES = {
     "fixed_mask": "hwsearch.training.recipes.masking:FixedMask",
@@ -250,22 +254,28 @@ class Plan:
         )
 
     def exact(self) -> ExactLosses:
-        """Returns the function that computes the losses that need no evaluation (NaN in other columns)."""
-        return ExactCosts(self.supernet(meta=True), self.objectives)
+        """Returns the function that computes losses and violations that need no evaluation (NaN in other columns)."""
+        return ExactCosts(self.supernet(meta=True), self.objectives, limits=self.limits)
 
-    def engine(self) -> SearchEngine:
-        """Returns the search engine."""
+    def engine(self, sources: Sequence[Source] = ()) -> SearchEngine:
+        """Returns the search engine.
+
+        Args:
+            sources: results of other runs and devices, for engines that take hints.
+        """
         section = self.config.search
-        return search_engine(
-            section.engine,
-            section.options,
-            given={
-                "space": self.space,
-                "n_objectives": len(self.objectives),
-                "seed": self.config.seed,
-                "exact": self.exact(),
-            },
-        )
+        given: dict[str, Any] = {
+            "space": self.space,
+            "n_objectives": len(self.objectives),
+            "seed": self.config.seed,
+            "exact": self.exact(),
+        }
+        takes_hints = "sources" in inspect.signature(engine_target(section.engine)[0]).parameters
+        if section.warm_start and not takes_hints:
+            raise ConfigError(f"search.warm_start must be used with the engine 'pareto', but got {section.engine!r}.")
+        if takes_hints:
+            given["sources"] = tuple(sources)
+        return search_engine(section.engine, section.options, given=given)
 
     def device(self, name: str, *, reference_ms: float | None = None) -> Device:
         """Returns a device, with its reference value frozen if it is known."""
@@ -543,7 +553,7 @@ def _check_device(kind: type[Device], spec: DeviceSpec, where: str) -> str:
 def _engine_problems(config: RunConfig) -> None:
     """Raises for what is wrong with the engine's name and options where there is no space to make it for."""
     target, variant = engine_target(config.search.engine)
-    given = {"space", "n_objectives", "seed", "exact", *variant}
+    given = {"space", "n_objectives", "seed", "exact", "sources", *variant} & {*inspect.signature(target).parameters}
     problems = parameter_problems(target, config.search.options, where="search.options", given=given)
     if problems:
         raise ConfigError("\n".join(problems))

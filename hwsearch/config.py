@@ -81,8 +81,20 @@ class DecidedSection(Section):
     dropped: tuple[str, ...] = ()
 
 
+def _compared(text: str) -> dict[str, Any]:
+    """Returns `latency_ms@cpu <= 20` (or `>=`) as a mapping; a text without comparison is the metric."""
+    for sign, side in (("<=", "max"), (">=", "min")):
+        metric, found, value = text.partition(sign)
+        if found:
+            try:
+                return {"metric": metric.strip(), side: float(value)}
+            except ValueError:
+                raise ValueError(f"must be as in 'latency_ms@cpu <= 20', but got {text!r}.") from None
+    return {"metric": text}
+
+
 class ObjectiveSection(Section):
-    """One objective or limit: `latency_ms@cpu`, or a mapping with `metric` and, to limit it, `min` or `max`."""
+    """One objective or limit: `latency_ms@cpu`, `latency_ms@cpu <= 20`, or a mapping with `metric`, `min`, `max`."""
 
     metric: str
     device: str | None = None
@@ -94,7 +106,7 @@ class ObjectiveSection(Section):
     @classmethod
     def _short(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = {"metric": value}
+            value = _compared(value)
         if not isinstance(value, dict | ObjectiveSection):
             raise ValueError(f"must be a metric or a mapping, but got {value!r}.")
         if isinstance(value, dict) and isinstance(value.get("metric"), str) and "@" in value["metric"]:
@@ -121,11 +133,18 @@ class ObjectiveSection(Section):
 
 
 class SearchSection(Section):
-    """Which engine, and how many architectures to evaluate."""
+    """Which engine, and how many architectures to evaluate.
+
+    `stop_below`: end when the engine expects the front's hypervolume to grow by a smaller share; `max_minutes`: or
+    after so long; `warm_start`: folders of earlier runs, or CSV tables, whose results the engine may use as hints.
+    """
 
     engine: str = "pareto"
     options: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(default=100, ge=1)
+    stop_below: float | None = Field(default=None, gt=0, lt=1)
+    max_minutes: float | None = Field(default=None, gt=0)
+    warm_start: tuple[Path, ...] = ()
 
 
 class ExecutorSection(Section):

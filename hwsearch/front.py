@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from hwsearch import __version__, pareto
-from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, MeasureJob
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Evaluated, EvaluateJob, MeasureJob
 from hwsearch.errors import RunFolderError, UserError
 from hwsearch.export.weights import decode
 from hwsearch.objectives import Objective

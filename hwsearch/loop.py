@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, Measured, MeasureJob
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Evaluated, EvaluateJob, Measured, MeasureJob
 from hwsearch.engines.base import SearchEngine
-from hwsearch.results import SearchProgress, State
+from hwsearch.results import Outlook, SearchProgress, State
 from hwsearch.runfolder import RunFolder
 from hwsearch.study import Study
 
@@ -19,11 +20,12 @@ TAKEN_UP_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended: `exhausted` when the space had no more architectures."""
+    """How a search ended: `exhausted` when the space had no more architectures, `stopped` why before its budget."""
 
     n_trials: int
     n_failed: int
     exhausted: bool
+    stopped: str | None = None
 
 
 class Search:
@@ -41,32 +43,57 @@ class Search:
         self._left: deque[tuple[int, str]] = deque()  # evaluated earlier, not measured yet
         self._remaking: dict[int, set[str]] = {}  # of these, being evaluated again for the artifacts of devices
         self._latest_error: str | None = None
+        self._outlook: Outlook | None = None
         self.left_out: dict[str, str] = {}
         """Device that the search goes on without -> why."""
         executor.references.update(folder.references())
 
-    def run(self, trials: int, *, observe: Callable[[SearchProgress], None] | None = None) -> SearchResult:
+    def run(
+        self,
+        trials: int,
+        *,
+        observe: Callable[[SearchProgress], None] | None = None,
+        stop_below: float | None = None,
+        max_minutes: float | None = None,
+    ) -> SearchResult:
         """Proposes and evaluates until `trials` architectures are known, and every one of them has arrived.
 
         Args:
             trials: total of the run, those of earlier drivers included.
             observe: called after every arrival and about once a second.
+            stop_below: nothing more is proposed once the engine expects the front's hypervolume to grow by a smaller
+                share than this.
+            max_minutes: nor after so much time of this driver.
         """
         self._left.extend(self.study.unmeasured())
         started, done_before = time.monotonic(), self._n_done()
-        exhausted = False
+        exhausted, stopped = False, None
         while True:
             self._take_up()
             room = 0 if self._left else min(self.executor.free, trials - len(self.study.trials))
-            if room > 0 and not exhausted:
-                exhausted = self._propose(room) < room
-            if self.executor.idle and (exhausted or len(self.study.trials) >= trials):
+            if room > 0 and not exhausted and stopped is None:
+                stopped = self._reason_to_stop(room, time.monotonic() - started, stop_below, max_minutes)
+                if stopped is None:
+                    exhausted = self._propose(room) < room
+            if self.executor.idle and (exhausted or stopped is not None or len(self.study.trials) >= trials):
                 break
             for result in self.executor.wait(1.0):
                 self._evaluated(result) if isinstance(result, Evaluated) else self._measured(result)
             if observe is not None:
                 observe(self._progress(trials, time.monotonic() - started, done_before))
-        return SearchResult(len(self.study.trials), self._n_failed(), exhausted)
+        return SearchResult(len(self.study.trials), self._n_failed(), exhausted, stopped)
+
+    def _reason_to_stop(
+        self, room: int, elapsed_s: float, stop_below: float | None, max_minutes: float | None
+    ) -> str | None:
+        """Returns why the search ends before its budget, or None; notes what the engine expects."""
+        if max_minutes is not None and elapsed_s >= 60.0 * max_minutes:
+            return f"search.max_minutes = {max_minutes:g} are over"
+        # `propose` is asked the same right after, so an engine computes it once.
+        self._outlook = self.engine.outlook(self.study.history(), room)
+        if stop_below is not None and self._outlook is not None and self._outlook.gain < stop_below:
+            return f"the expected gain of {self._outlook.gain:.2g} is below search.stop_below = {stop_below:g}"
+        return None
 
     def _take_up(self) -> None:
         """Submits some trials whose measurement is missing; makes their artifacts again if they are gone."""
@@ -154,4 +181,5 @@ class Search:
             elapsed_s=elapsed_s,
             eta_s=(trials - done) / rate if rate > 0 else None,
             latest_error=self._latest_error,
+            outlook=self._outlook,
         )

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +80,9 @@ class Artifact:
     costs: Mapping[str, float] = field(default_factory=dict)
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Digest of format, precision and all files."""
+        """Digest of format, precision and all files; computed once, which takes about a ms per MB."""
         digest = hashlib.sha256(f"{self.format}/{self.precision}".encode())
         for name in sorted(self.files):
             digest.update(name.encode() + b"\0" + hashlib.sha256(self.files[name]).digest())
@@ -171,6 +172,22 @@ class History:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What an engine expects of the next proposals.
+
+    Args:
+        gain: expected growth of the front's hypervolume by them, as a share of what it is now; NaN while there is
+            nothing to tell it from.
+        trust: how well the worst surrogate explains labels it has not seen: 1 perfect, 0 or less useless; NaN likewise.
+        feasible: the largest probability, of all that were considered, to keep every limit; NaN likewise.
+    """
+
+    gain: float
+    trust: float
+    feasible: float
+
+
+@dataclass(frozen=True)
 class SearchProgress:
     """Where a search stands.
 
@@ -183,6 +200,7 @@ class SearchProgress:
         elapsed_s: since this driver started searching.
         eta_s: estimate of what remains; None at first.
         latest_error: of the trial that failed last since this driver started, if one did.
+        outlook: what the engine expected of its latest proposals; None if it does not say.
     """
 
     n_trials: int
@@ -193,3 +211,4 @@ class SearchProgress:
     elapsed_s: float
     eta_s: float | None
     latest_error: str | None = None
+    outlook: Outlook | None = None

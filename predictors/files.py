@@ -19,6 +19,8 @@ from predictors.auto import Auto
 from predictors.base import FloatArray, Predictor, Sources, State
 from predictors.ensemble import DeepEnsemble
 from predictors.gaussian_process import GaussianProcess
+from predictors.graph_network import GraphNetwork
+from predictors.lookup_table import LookupTable
 from predictors.non_negative import NonNegative
 from predictors.ridge import Ridge
 from predictors.roofline import Roofline
@@ -36,6 +38,8 @@ MODELS = (
     BoostedTrees,
     DeepEnsemble,
     GaussianProcess,
+    GraphNetwork,
+    LookupTable,
     NonNegative,
     Ridge,
     Roofline,

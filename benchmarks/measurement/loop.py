@@ -56,11 +56,13 @@ def main() -> None:
             results += timed("load and measure", lambda: device.measure(pending))
             pending.clear()
     values = np.array([r["latency_ms"].value for r in results])
+    raw = np.array([r["latency_ms"].raw for r in results])
     halves = np.array([r["latency_ms"].environment["half_width_ms"] for r in results]) / values
     counted = ("export", "load and measure")
     report = {
         "n": len(rows),
         "latency_ms quartiles": np.percentile(values, [0, 25, 50, 75, 100]).round(2).tolist(),
+        "raw quartiles": np.percentile(raw, [0, 25, 50, 75, 100]).round(2).tolist(),
         "half-width / value, median": round(float(np.median(halves)), 4),
         "largest error against the module": max(errors),
         "ms per net, wall": {k: round(1000 * v / len(rows), 1) for k, v in wall.items()},

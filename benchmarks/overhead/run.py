@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hwsearch.distribution.executor import EvaluateJob, Executor
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import EvaluateJob
 from hwsearch.distribution.ray_executor import RayExecutor
 from hwsearch.distribution.serial import SerialExecutor
 from hwsearch.engines.base import SearchEngine

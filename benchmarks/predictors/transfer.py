@@ -2,8 +2,7 @@
 
 python benchmarks/predictors/transfer.py --data DIR [--rows 10] [--seeds 10] [--random]
 
-For each of the 19 measured devices in turn, the other 19 columns are sources: ridge regression on layer costs
-and counts of 2,000 nets each. The
+For each of the 19 measured devices in turn, the other 19 columns are sources: ridge regression on 2,000 nets each. The
 nets to measure are chosen by `choose_next` out of 600 that are drawn with the seed (--random: drawn too); the test is
 on 2,000 others. `best source`: the largest Spearman correlation of another device's measurements with the target's on
 the test nets, known only afterwards; `its model`: the same of the sources' predictors, which know no noise.
@@ -42,7 +41,7 @@ def main() -> None:
     rows, devices = table.population, list(table.values)
     order = np.random.default_rng(0).permutation(len(rows))
     known, pool, test = order[:2000], order[2000:3000], order[3000:]
-    features = Features(table.space, ("costs", "counts"), layers=table.layers)
+    features = Features(table.space, ("counts",))
     sources = {d: Ridge(table.space, features=features).fit(rows[known], table.values[d][known]) for d in devices}
     answers = {d: sources[d].predict(rows).mean for d in devices}
     place = {row.tobytes(): i for i, row in enumerate(rows)}

@@ -94,17 +94,17 @@ def soup(data: Dataset, sparsity: float, epochs: int, seed: int, dense: nn.Modul
 
 
 METHODS: dict[str, Callable[[Dataset, float, int, int, nn.Module], nn.Module]] = {
+    "GMP": in_training(lambda s: GradualPruning(sparsity=s)),
     "random ERK mask": in_training(lambda s: FixedMask(sparsity=s, criterion="random")),
     "magnitude one-shot": after_training(lambda s: FixedMask(sparsity=s, budget="global")),
-    "GMP": in_training(lambda s: GradualPruning(sparsity=s)),
     "IMP + soup": soup,
-    "SET": in_training(lambda s: DynamicSparsity(sparsity=s, grow="random")),
     "RigL": in_training(lambda s: DynamicSparsity(sparsity=s)),
     "n:m SR-STE": in_training(lambda s: StraightThrough(pattern=N_OF_M[s])),
     "n:m mask decay": in_training(lambda s: MaskDecay(pattern=N_OF_M[s])),
     "n:m structure decay": in_training(lambda s: StructureDecay(pattern=N_OF_M[s])),
     "WGSEF (filters)": in_training(lambda s: GroupEnvelope(sparsity=s)),
     "Lottery Jackpots": after_training(lambda s: LotteryJackpots(sparsity=s)),
+    "SET": in_training(lambda s: DynamicSparsity(sparsity=s, grow="random")),
 }
 AFTER = ("magnitude one-shot", "Lottery Jackpots")
 
@@ -113,23 +113,25 @@ def run(out: Path, seeds: list[int], epochs: int, methods: list[str], seconds: f
     """Returns whether everything is there; otherwise the time was over."""
     results = json.loads(out.read_text()) if out.exists() else {}
     begun = time.perf_counter()
-    for seed in seeds:
-        data = DigitsSpec(size=8, seed=seed).open()
-        wanted = [("dense", 0.0), *((name, sparsity) for name in methods for sparsity in LEVELS)]
-        missing = [(name, s) for name, s in wanted if f"{name}|{s:g}|{seed}" not in results]
-        partial = network(seed)
-        if any(name in AFTER for name, _ in missing):
-            train_network(partial, data, settings(2 * epochs // 3, seed))
-        for name, sparsity in missing:
+    partial: dict[int, nn.Module] = {}
+    for name, sparsity in [("dense", 0.0), *((name, level) for name in methods for level in LEVELS)]:
+        for seed in seeds:
+            key = f"{name}|{sparsity:g}|{seed}"
+            if key in results:
+                continue
             if time.perf_counter() - begun > seconds:
                 return False
+            data = DigitsSpec(size=8, seed=seed).open()
+            if name in AFTER and seed not in partial:
+                partial[seed] = network(seed)
+                train_network(partial[seed], data, settings(2 * epochs // 3, seed))
             started = time.perf_counter()
             if name == "dense":
                 model = network(seed)
                 train_network(model, data, settings(epochs, seed))
             else:
-                model = METHODS[name](data, sparsity, epochs, seed, partial)
-            results[f"{name}|{sparsity:g}|{seed}"] = record(model, data, time.perf_counter() - started)
+                model = METHODS[name](data, sparsity, epochs, seed, partial.get(seed, network(seed)))
+            results[key] = record(model, data, time.perf_counter() - started)
             write_atomic(out, json.dumps(results).encode())
     return True
 
@@ -145,38 +147,41 @@ def record(model: nn.Module, data: Dataset, seconds: float) -> dict[str, object]
 
 def table(path: Path) -> None:
     results = json.loads(path.read_text())
-    # Splits of which everything is there: all methods are compared on the same answers.
-    wanted = [("dense", 0.0), *((name, level) for name in METHODS for level in LEVELS)]
-    seeds = [s for s in range(1000) if all(f"{name}|{level:g}|{s}" in results for name, level in wanted)]
 
-    def pooled(name: str, level: float) -> np.ndarray:
+    def splits(name: str) -> set[int]:
+        """Returns the splits of which all levels are there."""
+        levels = (0.0,) if name == "dense" else LEVELS
+        return {s for s in range(1000) if all(f"{name}|{level:g}|{s}" in results for level in levels)}
+
+    def pooled(name: str, level: float, seeds: list[int]) -> np.ndarray:
         rows = [results[f"{name}|{level:g}|{seed}"]["right"] for seed in seeds]
         return np.array([c == "1" for c in "".join(rows)])
 
-    def print_rows(names: list[str], against: Callable[[float], np.ndarray]) -> None:
-        print("| method | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
-        print("|---|" + "---|" * len(LEVELS))
+    def print_rows(names: list[str], other: str) -> None:
+        print("| method | splits | " + " | ".join(f"{100 * s:g} %" for s in LEVELS) + " |")
+        print("|---|---|" + "---|" * len(LEVELS))
         for name in names:
-            cells = []
-            for level in LEVELS:
-                right = pooled(name, level)
-                d = paired_difference(right, [against(level)])
+            seeds, cells = sorted(splits(name) & splits(other)), []
+            for level in LEVELS if seeds else ():
+                right = pooled(name, level, seeds)
+                d = paired_difference(right, [pooled(other, 0.0 if other == "dense" else level, seeds)])
                 cells.append(
                     f"{100 * right.mean():.2f} ({100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}])"
                 )
-            print(f"| {name} | " + " | ".join(cells) + " |")
+            print(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
 
-    dense, random = pooled("dense", 0.0), "random ERK mask"
-    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({len(seeds)} splits)")
+    dense = pooled("dense", 0.0, sorted(splits("dense")))
+    print(f"dense: {100 * dense.mean():.2f} % of {len(dense)} hold-out answers ({len(splits('dense'))} splits)")
     print("\naccuracy, % (points above dense [95 %])\n")
-    print_rows(list(METHODS), lambda level: dense)
+    print_rows(list(METHODS), "dense")
     print("\naccuracy, % (points above random ERK masks at the same level [95 %])\n")
-    print_rows([name for name in METHODS if name != random], lambda level: pooled(random, level))
-    print("\n| method | sparsity reached | seconds per training |\n|---|---|---|")
+    print_rows([name for name in METHODS if name != "random ERK mask"], "random ERK mask")
+    print("\n| method | sparsity reached, % |\n|---|---|")
     for name in METHODS:
-        found = [[results[f"{name}|{level:g}|{seed}"] for seed in seeds] for level in LEVELS]
-        reached = ", ".join(f"{100 * np.mean([r['sparsity'] for r in rows]):.2f}" for rows in found)
-        print(f"| {name} | {reached} | {np.mean([r['seconds'] for rows in found for r in rows]):.1f} |")
+        found = [[results[f"{name}|{level:g}|{seed}"]["sparsity"] for seed in splits(name)] for level in LEVELS]
+        if not splits(name):
+            continue
+        print(f"| {name} | {', '.join(f'{100 * np.mean(rows):.2f}' for rows in found)} |")
 
 
 if __name__ == "__main__":

@@ -202,6 +202,6 @@ def save_comparison(result: Result, out: Path) -> list[Path]:
             written.append(out / f"{reference}{suffix}")
             write_atomic(written[-1], content)
     written.append(out / "summary.json")
-    content = to_json({"task": result.task, "seeds": result.n_seeds, "references": result.tables})
-    write_atomic(written[-1], content.encode())
+    found = {"task": result.task, "seeds": result.n_seeds, "references": result.tables}
+    write_atomic(written[-1], to_json(found).encode())
     return written

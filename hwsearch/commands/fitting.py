@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from hwsearch.build import Plan
+from hwsearch.commands.network import network_of
 from hwsearch.objectives import COST_METRICS, Objective
 from hwsearch.results import State
 from hwsearch.runfolder import RunFolder
+from hwsearch.service.loading import NETWORK
 from hwsearch.study import Study
 from predictors.base import LayerFunction, Sources
 from predictors.files import Card, load, save, training_digest
@@ -60,7 +62,7 @@ def fit_predictors(plan: Plan, study: Study, folder: RunFolder) -> None:
             training_digest=digest,
             n_rows=len(rows),
             report=quality.to_dict(),
-            notes={NOTE: seen.to_dict()},
+            notes={NOTE: seen.to_dict(), NETWORK: network_of(plan)},
         )
         folder.predictors.mkdir(parents=True, exist_ok=True)
         save(model, path, card=card)

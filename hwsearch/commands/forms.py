@@ -15,7 +15,7 @@ ALIASES = {"pt2": "torch"}
 """What users call a format -> what it is called here."""
 WEIGHTS_FORM = "safetensors"
 """Weights with a readable model.py; written with every net."""
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "litert"}
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "litert", "native": "native"}
 """Format -> the runtime that times it where no device of the run does."""
 
 
@@ -63,6 +63,8 @@ def parse_form(text: str) -> Form:
 
 def file_names(artifact: Artifact) -> Mapping[str, str]:
     """Returns the artifact's file name -> name in the folder of the net: `model.int8.onnx` for `model.onnx`."""
+    if artifact.format == "native":  # many files that belong together
+        return {name: f"model.native/{name}" for name in artifact.files}
     if artifact.precision == "fp32":
         return {name: name for name in artifact.files}
     return {name: f"{PurePath(name).stem}.{artifact.precision}{PurePath(name).suffix}" for name in artifact.files}

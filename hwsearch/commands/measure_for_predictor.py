@@ -17,7 +17,7 @@ from hwsearch.commands.query import device_spec
 from hwsearch.commands.recipe import Recipe, own_held_out, recipe
 from hwsearch.commands.space_source import SpaceSource, open_space
 from hwsearch.devices.base import Device, DeviceSpec
-from hwsearch.distribution.executor import EvaluateJob, MeasureJob, MeasureResult
+from hwsearch.distribution.jobs import EvaluateJob, MeasureJob, MeasureResult
 from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.errors import DeviceError, NoResultError, UserError
 from hwsearch.objectives import MAXIMISED
@@ -193,7 +193,13 @@ class _Lane:
     def __init__(self, source: SpaceSource, spec: DeviceSpec, kind: type[Device]) -> None:
         plan = source.plan
         assert plan is not None
-        formats, precision = kind.opens(spec), spec.precisions[0]
+        formats = kind.opens(spec)
+        searched = plan.precisions or spec.precisions[:1]
+        if not set(searched) <= set(spec.precisions):
+            raise UserError(
+                f"device {spec.name} must admit every precision of the space ({', '.join(searched)}), "
+                f"but admits {', '.join(spec.precisions)}."
+            )
         exporter = build.named("exporters", formats[0], "exporter")() if formats else None
         supernet = plan.supernet(meta=exporter is None)
         if exporter is not None:
@@ -203,10 +209,10 @@ class _Lane:
             supernet,
             None,
             exporters={spec.name: exporter},
-            admitted={spec.name: (precision,)},
+            admitted={spec.name: searched},
             engine_of=build.engine_of,
             has_weights=False,
-            precision=precision,
+            precision=spec.precisions[0],
         )
         self.lane = DeviceLane(self.device)
         self.reference_ms: float | None = spec.reference_ms

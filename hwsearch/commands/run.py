@@ -29,6 +29,7 @@ from hwsearch.results import SearchProgress, State
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic, write_json
 from hwsearch.study import Study, open_storage, repair_journal
 from hwsearch.training.progress import Progress as TrainingProgress
+from hwsearch.warm import load_sources
 from search_spaces.supernet import Supernet
 
 
@@ -155,8 +156,14 @@ def _search(
     observer.phase("search")
     executor = plan.executor(Factory(plan.config.to_dict()), weights, ledger=folder.path / "ray.pids")
     try:
-        search = Search(study, executor, plan.engine(), folder=folder)
-        search.run(plan.config.search.trials, observe=observer.search)
+        section = plan.config.search
+        engine = plan.engine(load_sources(plan.space, plan.objectives, section.warm_start))
+        search = Search(study, executor, engine, folder=folder)
+        result = search.run(
+            section.trials, observe=observer.search, stop_below=section.stop_below, max_minutes=section.max_minutes
+        )
+        if result.stopped is not None:
+            observer.note(f"search ends after {result.n_trials} trials: {result.stopped}")
         for device, reason in search.left_out.items():
             observer.note(f"the run went on without {device}: {reason}")
         for device, (reason, n) in _refusals(study).items():

@@ -14,7 +14,7 @@ from hwsearch import checkpoints
 from hwsearch.build import Plan, engine_of
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.prepared import prepared
-from hwsearch.distribution.executor import EvaluateJob
+from hwsearch.distribution.jobs import EvaluateJob
 from hwsearch.distribution.workers import NetworkWorker
 from hwsearch.errors import UserError
 from hwsearch.evaluation import correct_answers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from hwsearch import build
 from hwsearch.build import Plan
+from hwsearch.commands.network import network_of
 from hwsearch.commands.query import run_plan, space_plan
 from hwsearch.config import read_yaml
 from hwsearch.errors import ConfigError, UserError
@@ -41,24 +41,7 @@ class SpaceSource:
 
     def network(self) -> dict[str, Any] | None:
         """Returns a configuration, as plain data, that makes the same networks anywhere; None without networks."""
-        if self.plan is None:
-            return None
-        config = self.plan.config
-        params = dict(config.supernet.params)
-        taken = inspect.signature(type(self.plan.family)).parameters
-        if self.plan.dataset is not None:  # what the data decided is written down: they need not be there later
-            for name in ("input_shape", "n_classes"):
-                if name in taken:
-                    value = getattr(self.plan.dataset, name)
-                    params.setdefault(name, list(value) if name == "input_shape" else value)
-        raw: dict[str, Any] = {
-            "name": config.name,
-            "supernet": {"family": config.supernet.family, "params": params},
-            "objectives": ["macs"],
-        }
-        if config.sparsity is not None:
-            raw["sparsity"] = config.sparsity.model_dump(mode="json")
-        return raw
+        return None if self.plan is None else network_of(self.plan)
 
 
 def open_space(text: str) -> SpaceSource:

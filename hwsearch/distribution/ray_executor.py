@@ -1,39 +1,43 @@
-"""RayExecutor: the same jobs on Ray actors, on this machine or on a cluster."""
+"""RayExecutor: the same jobs on Ray actors, on this machine or on a cluster whose nodes come and go."""
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from hwsearch.distribution.executor import (
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import (
     AccuracyWorker,
     EvaluateJob,
-    Executor,
+    HostLost,
     Job,
     LaneWorker,
     Limits,
     MeasureJob,
+    Result,
     Slot,
     WorkerDied,
     WorkerFactory,
     WorkerFailed,
     one_line,
 )
-from hwsearch.errors import UserError
+from hwsearch.distribution.leftovers import end_leftovers, note_processes
+from hwsearch.distribution.ray_cluster import HeadWatch, Resources, alive_nodes, check_devices, join
+from hwsearch.errors import UserError, WorkerError
 
-OBJECT_STORE_BYTES = 512 * 2**20
 STARTING_S = 60.0
 """How long a worker counts as coming up; one that waits for room in a full cluster must not stop all timings."""
+STARTS = 3
+"""How often a worker that dies before it is up is started again."""
+LOOK_S = 2.0
+"""How often the nodes of a cluster are counted."""
 
 
 class _AccuracyActor:
@@ -75,17 +79,27 @@ class _LaneActor:
 
 
 class RayExecutor(Executor):
-    """Long-lived Ray actors: one per accuracy slot, one lane per device.
+    """Long-lived Ray actors: accuracy workers, and one lane per device.
+
+    On a cluster (an address) the accuracy workers follow the nodes: they are made as nodes join, and what a lost
+    node carried goes to another one. A slot gets jobs only while its worker is up.
 
     Args:
         factory: of workers; pickled to the actors.
         weights: full weights; put into the object store once, as NumPy arrays.
         devices: (name, exclusive) of all lanes.
-        n_workers: accuracy actors; None for one per core of the local machine or cluster.
+        n_workers: accuracy actors at most; None for as many as fit.
         address: None starts a local Ray on demand; `auto` or an address joins a running one.
         limits: retries, time limits and lane batches.
         ledger: file that notes the processes of a local Ray, so that a later start can end what a killed driver
             left behind.
+        accuracy: what an accuracy worker needs.
+        behind_address: devices that are reached through an address of their own: their lanes may be on any node.
+        absent_s: how long nothing may be up for what waits before the run ends, to be continued.
+        namespace, runtime_env: of a cluster, in Ray's words.
+
+    Raises:
+        UserError: no cluster answers, more workers than it can hold, or no node has a device.
     """
 
     def __init__(
@@ -98,90 +112,200 @@ class RayExecutor(Executor):
         address: str | None = None,
         limits: Limits | None = None,
         ledger: Path | None = None,
+        accuracy: Resources | None = None,
+        behind_address: Collection[str] = (),
+        absent_s: float = 600.0,
+        namespace: str | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
     ) -> None:
         self._owns_ray = not ray.is_initialized()
         self._ledger = ledger if address is None and self._owns_ray else None
         if self._owns_ray:
             if self._ledger is not None:
                 end_leftovers(self._ledger)
-            _init(address)
+            join(address, namespace=namespace, runtime_env=runtime_env)
             if self._ledger is not None:
                 note_processes(self._ledger)
-        cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        n_workers = max(1, cpus) if n_workers is None else n_workers
-        if n_workers > cpus:
-            raise UserError(
-                f"executor.workers must be at most the {cpus} CPUs of the Ray cluster, but got {n_workers}."
-            )
+        self._resources, self._n_workers, self._absent_s = accuracy or Resources(), n_workers, absent_s
+        self._elastic = address is not None
+        self._head = HeadWatch() if self._elastic else None
+        self._tied: frozenset[str] = frozenset()
+        try:
+            if self._elastic:
+                self._tied = check_devices({name for name, _ in devices} - set(behind_address))
+            count = self._target()
+        except UserError:
+            self._leave()
+            raise
         self._factory = ray.put(factory)
         self._weights = None if weights is None else ray.put(weights)
-        # Only an actor that is up can say where it lives.
-        slots = [Slot(f"accuracy-{i}", None) for i in range(n_workers)]
-        slots += [Slot(name, None, device=name, exclusive=exclusive) for name, exclusive in devices]
-        super().__init__(slots, limits or Limits())
         self._refs: dict[Any, Slot] = {}
         self._hosts: dict[Any, Slot] = {}  # workers that have not said yet where they live
-        self._made: dict[str, float] = {}
-        for slot in self.slots:
-            self._make(slot)
+        self._made: dict[Slot, float] = {}
+        self._starts: dict[Slot, int] = {}
+        self._n_made = 0
+        self._looked = self._progress = time.monotonic()
+        super().__init__([], limits or Limits())
+        for name, exclusive in devices:
+            self._add(Slot(name, None, device=name, exclusive=exclusive, ready=False))
+        for _ in range(count):
+            self._grow()
+        for lane in self._lanes:
+            self._make(lane)
+
+    # -- how many workers ----------------------------------------------------------------------------
+
+    def _target(self) -> int:
+        """Returns how many accuracy workers there should be now.
+
+        Raises:
+            UserError: more are asked for than a cluster that does not grow can hold.
+        """
+        fit = sum(self._resources.fit(node) for node in alive_nodes().values())
+        if self._elastic:
+            return fit if self._n_workers is None else min(fit, self._n_workers)
+        if self._n_workers is not None and self._n_workers > fit:
+            raise UserError(
+                f"executor.workers must be at most the {fit} that fit into Ray's resources, but got {self._n_workers}."
+            )
+        return max(1, fit) if self._n_workers is None else self._n_workers
+
+    def _grow(self) -> None:
+        slot = Slot(f"accuracy-{self._n_made}", None, ready=False)
+        self._n_made += 1
+        self._add(slot)
+        self._make(slot)
+
+    def _look(self) -> None:
+        """Follows the cluster: new workers on new nodes; those that wait for room that is gone are taken back."""
+        now = time.monotonic()
+        if not self._elastic or now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        there, target = self._accuracy(), self._target()
+        for _ in range(target - len(there)):
+            self._grow()
+        waiting = [s for s in there if not s.ready and s.job is None]
+        for slot in waiting[: max(0, len(there) - target)]:
+            self._forget(slot)
+            ray.kill(slot.worker)
+            self._remove(slot)
+
+    # -- actors --------------------------------------------------------------------------------------
 
     def _make(self, slot: Slot) -> None:
+        name = f"hwsearch {slot.name} {os.getpid()}-{self._n_made}-{self._starts.get(slot, 0)}"
+        needs = self._resources
         if slot.device is None:
-            actor = ray.remote(_AccuracyActor).options(num_cpus=1, max_restarts=0)
+            actor = ray.remote(_AccuracyActor).options(
+                name=name,
+                num_cpus=needs.cpus,
+                num_gpus=needs.gpus,
+                memory=needs.memory_bytes or None,
+                max_restarts=0,
+            )
             slot.worker = actor.remote(self._factory, self._weights)
         else:
-            lane = ray.remote(_LaneActor).options(num_cpus=0, max_restarts=0)
+            resources = {f"device:{slot.device}": 1} if slot.device in self._tied else None
+            lane = ray.remote(_LaneActor).options(name=name, num_cpus=0, resources=resources, max_restarts=0)
             slot.worker = lane.remote(self._factory, slot.device)
         slot.host = None
+        self._ready(slot, False)
         self._hosts[slot.worker.host.remote()] = slot
-        self._made[slot.name] = time.monotonic()
+        self._made[slot] = time.monotonic()
+        self._starts[slot] = self._starts.get(slot, 0) + 1
 
     def _starting(self, slot: Slot) -> bool:
-        return slot in self._hosts.values() and time.monotonic() - self._made[slot.name] < STARTING_S
+        return not slot.ready and slot.broken is None and time.monotonic() - self._made[slot] < STARTING_S
 
-    def _learn_hosts(self) -> None:
+    def _learn_hosts(self, timeout_s: float) -> None:
         """Notes on which node each actor runs, as they come up."""
-        if self._hosts:
-            ready, _ = ray.wait(list(self._hosts), num_returns=len(self._hosts), timeout=0)
-            for ref in ready:
-                slot = self._hosts.pop(ref)
-                try:
-                    slot.host = ray.get(ref)
-                except RayError:
-                    continue  # its first job will say so
+        if not self._hosts:
+            return
+        ready, _ = ray.wait(list(self._hosts), num_returns=1 if timeout_s else len(self._hosts), timeout=timeout_s)
+        for ref in ready:
+            slot = self._hosts.pop(ref)
+            try:
+                slot.host = ray.get(ref)
+            except RayError as error:
+                self._stillborn(slot, error)
+                continue
+            self._starts[slot] = 0
+            self._ready(slot, True)
+
+    def _stillborn(self, slot: Slot, error: RayError) -> None:
+        """Starts a worker again that died before it was up, but not for ever."""
+        death = _death(error)
+        if self._elastic and isinstance(death, HostLost):
+            self._starts[slot] = 0
+        if self._starts[slot] < STARTS:
+            self._make(slot)
+        else:
+            self._worker_failed(slot, None, 0, f"{death} {STARTS} times while it was starting")
+
+    def _forget(self, slot: Slot) -> None:
+        for refs in (self._refs, self._hosts):
+            for ref in [r for r, s in refs.items() if s is slot]:
+                del refs[ref]
+
+    def _replace(self, slot: Slot) -> None:
+        self._forget(slot)
+        ray.kill(slot.worker)
+        self._make(slot)
+
+    # -- jobs ----------------------------------------------------------------------------------------
+
+    def wait(self, timeout_s: float = 1.0) -> list[Result]:
+        """See `Executor.wait`.
+
+        Raises:
+            WorkerError: no worker comes up, the head is gone, or nothing has been up for too long for what waits.
+        """
+        if self._head is not None:
+            self._head.check()
+        self._look()
+        results = super().wait(timeout_s)
+        if results or self._refs or self.idle:
+            self._progress = time.monotonic()
+        elif time.monotonic() - self._progress > self._absent_s:
+            absent = [s.device for s in self._lanes if s.device is not None and self._measurements[s.device]]
+            missing = f"device {', '.join(absent)}" if absent and not self._evaluations else "an accuracy worker"
+            raise WorkerError(
+                f"{missing} must come up, but none did for {self._absent_s:g} s. "
+                "Nothing is lost: the same command continues"
+            )
+        return results
 
     def _start(self, slot: Slot, job: Job) -> None:
         self._refs[slot.worker.run.remote(job)] = slot
 
     def _collect(self, timeout_s: float) -> list[tuple[Slot, Any]]:
-        self._learn_hosts()
+        self._learn_hosts(0.0 if self._refs else min(timeout_s, 0.25))
         if not self._refs:
-            time.sleep(min(timeout_s, 0.01))
+            if not self._hosts:
+                time.sleep(min(timeout_s, 0.01))
             return []
-        ready, _ = ray.wait(list(self._refs), num_returns=1, timeout=timeout_s)
+        # Workers that come up end the waiting, too: there may be work for them.
+        refs = [*self._refs, *self._hosts] if self._evaluations else list(self._refs)
+        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
         if ready:
-            more, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
-            ready = list(dict.fromkeys([*ready, *more]))
+            ready, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
         out: list[tuple[Slot, Any]] = []
         for ref in ready:
             slot = self._refs.pop(ref)
             try:
                 out.append((slot, ray.get(ref)))
             except RayActorError as error:
-                out.append((slot, WorkerDied(_death(error))))
+                death = _death(error)
+                out.append((slot, HostLost(str(death)) if self._host_is_gone(slot) else death))
             except RayTaskError as error:
                 out.append((slot, error.cause if isinstance(error.cause, Exception) else error))
             except (RayError, GetTimeoutError) as error:
                 out.append((slot, WorkerDied(" ".join(str(error).split())[:200])))
         return out
 
-    def _replace(self, slot: Slot) -> None:
-        for ref in [r for r, s in self._refs.items() if s is slot]:
-            del self._refs[ref]
-        for ref in [r for r, s in self._hosts.items() if s is slot]:
-            del self._hosts[ref]
-        ray.kill(slot.worker)
-        self._make(slot)
+    def _host_is_gone(self, slot: Slot) -> bool:
+        return self._elastic and slot.host is not None and slot.host not in alive_nodes()
 
     def close(self) -> None:
         """Ends the actors, and Ray if this executor started it."""
@@ -189,91 +313,20 @@ class RayExecutor(Executor):
             if slot.worker is not None:
                 ray.kill(slot.worker)
                 slot.worker = None
+        self._leave()
+
+    def _leave(self) -> None:
         if self._owns_ray:
             ray.shutdown()
             if self._ledger is not None:
                 end_leftovers(self._ledger)
 
 
-def _init(address: str | None) -> None:
-    """Starts or joins Ray, quietly."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None:
-        ray.init(
-            address="local",  # not a cluster that an environment variable names
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
-        return
-    try:
-        _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except OSError as error:  # ConnectionError is one
-        raise UserError(
-            f"executor.address must be a running Ray cluster, but {address!r} does not answer: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
-
-
-def _knock(address: str) -> None:
-    """Raises OSError if nobody listens at `host:port`; Ray itself would try for minutes."""
-    host, found, port = address.removeprefix("ray://").rpartition(":")
-    if found and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-
-
-def _death(error: RayActorError) -> str:
+def _death(error: RayError) -> WorkerDied:
     """Returns why an actor died, in one line."""
     text = str(error).lower()
+    if "its node has died" in text or "node was terminated" in text:
+        return HostLost("its node is gone")
     if "memory usage threshold" in text or "running low on memory" in text:  # every message mentions OOM
-        return "the worker was killed because memory ran out"
-    return "the worker died"
-
-
-def note_processes(ledger: Path) -> None:
-    """Writes the processes that this driver's local Ray consists of to `ledger`."""
-    rows = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if "ray" in " ".join(child.cmdline()):
-                rows.append(f"{child.pid} {child.create_time()}")
-        except psutil.Error:
-            continue
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    ledger.write_text("\n".join([f"{os.getpid()} {psutil.Process().create_time()}", *rows]) + "\n")
-
-
-def end_leftovers(ledger: Path) -> int:
-    """Ends the Ray processes noted in `ledger` whose driver is gone (or is this process); returns how many lived."""
-    if not ledger.is_file():
-        return 0
-    rows = [row for line in ledger.read_text().splitlines() if (row := _process(line)) is not None]
-    if rows and rows[0][0] != os.getpid() and _alive(*rows[0]):
-        return 0
-    leftovers = [process for pid, created in rows[1:] if (process := _alive(pid, created)) is not None]
-    for process in leftovers:
-        for child in process.children(recursive=True):
-            child.kill()
-        process.kill()
-    ledger.unlink()
-    return len(leftovers)
-
-
-def _process(line: str) -> tuple[int, float] | None:
-    """Returns (process id, time of its creation) of a line; None for a torn one."""
-    pid, _, created = line.partition(" ")
-    try:
-        return int(pid), float(created)
-    except ValueError:
-        return None
-
-
-def _alive(pid: int, created: float) -> psutil.Process | None:
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return None
-    return process if same else None
+        return WorkerDied("the worker was killed because memory ran out")
+    return WorkerDied("the worker died")

@@ -9,16 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hwsearch.distribution.executor import (
-    EvaluateJob,
-    Executor,
-    Job,
-    Limits,
-    Slot,
-    WorkerFactory,
-    WorkerFailed,
-    one_line,
-)
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import EvaluateJob, Job, Limits, Slot, WorkerFactory, WorkerFailed, one_line
 
 
 class SerialExecutor(Executor):

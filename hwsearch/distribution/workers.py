@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hwsearch.data.dataset import Dataset, Split
 from hwsearch.devices.base import Device
-from hwsearch.distribution.executor import EvaluateJob, MeasureJob, MeasureResult, one_line
+from hwsearch.distribution.jobs import EvaluateJob, MeasureJob, MeasureResult, one_line
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.evaluation import Score, calibration_batches, evaluate, evaluate_artifact, first
 from hwsearch.export.base import Exporter
@@ -57,15 +57,15 @@ class NetworkWorker:
         supernet: with its weights.
         dataset: None when no objective needs a trained network.
         exporters: device name -> exporter; None: the device reads costs alone.
-        admitted: device name -> precisions of the networks that it measures.
+        admitted: device name -> precisions of the networks that it measures; None: all of them.
         engine_of: precision -> exporter whose engine scores it where no device has one.
+        precision: of networks whose space has no such gene.
         quantization_images: inputs of the train split that set the ranges of int8.
         calibration_images: inputs of the train split for BatchNorm.
         calibration_batch: of them at a time.
         batch: examples at a time when scoring.
         threads: of torch while a job runs: rounding, and so weights, depend on it; None leaves them.
         has_weights: whether the super-network has any; False where only costs count.
-        precision: of networks whose space has no gene for it.
         scorer: scores instead of the labels of the data.
     """
 
@@ -75,22 +75,22 @@ class NetworkWorker:
         dataset: Dataset | None,
         *,
         exporters: Mapping[str, Exporter | None],
-        admitted: Mapping[str, Sequence[str]],
-        engine_of: Callable[[str], Exporter],
+        admitted: Mapping[str, Sequence[str]] | None = None,
+        engine_of: Callable[[str], Exporter] | None = None,
+        precision: str = "fp32",
         quantization_images: int = 128,
         calibration_images: int = 512,
         calibration_batch: int = 128,
         batch: int = 256,
         threads: int | None = 1,
         has_weights: bool = True,
-        precision: str = "fp32",
         scorer: Scorer | None = None,
     ) -> None:
         self.scorer = scorer
-        self.precision = precision
         self.threads = threads
         self.supernet, self.dataset, self.exporters, self.batch = supernet, dataset, dict(exporters), batch
-        self.admitted, self.engine_of, self.quantization_images = dict(admitted), engine_of, quantization_images
+        self.admitted, self.engine_of, self.quantization_images = admitted, engine_of, quantization_images
+        self.precision = precision
         self.has_weights = has_weights
         self._calibration = (
             calibration_batches(dataset.train, n=calibration_images, batch_size=calibration_batch) if dataset else []
@@ -152,13 +152,14 @@ class NetworkWorker:
         return self.supernet.family.prepare(inputs, arch)
 
     def _places(self, precision: str) -> list[str]:
-        return [device for device in self.exporters if precision in self.admitted[device]]
+        return [d for d in self.exporters if self.admitted is None or precision in self.admitted[d]]
 
     def _in_engine(self, arch: Architecture, module: nn.Module, made: _Made) -> nn.Module:
         """Returns a module that runs the quantised artifact in its engine."""
         precision = str(arch.get(PRECISION, self.precision))
         for exporter in made.engines:
             return InEngine(exporter, made.by_kind[exporter.format])
+        assert self.engine_of is not None
         exporter = self.engine_of(precision)
         return InEngine(exporter, self._export(exporter, arch, module, precision, {}))
 
@@ -172,6 +173,7 @@ class NetworkWorker:
         precision = str(arch.get(PRECISION, self.precision))
         engines = [(e, made.by_kind[e.format]) for e in made.engines]
         if not engines:
+            assert self.engine_of is not None
             exporter = self.engine_of(precision)
             engines = [(exporter, self._export(exporter, arch, module, precision, {}))]
         scores = {

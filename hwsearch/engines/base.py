@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.results import History
+from hwsearch.results import History, Outlook
 from search_spaces.space import Population, SearchSpace, not_in, unique_rows
 
 ExactLosses = Callable[[Population], NDArray[np.float64]]
@@ -55,6 +55,10 @@ class SearchEngine(ABC):
             history: finished, failed and running trials.
             count: at least 1.
         """
+
+    def outlook(self, history: History, count: int) -> Outlook | None:
+        """Returns what `propose(history, count)` is expected to bring; None of engines that cannot say."""
+        return None
 
     def rng(self, history: History) -> np.random.Generator:
         """Returns the generator for one call: seeded by the engine's seed and the number of known trials."""

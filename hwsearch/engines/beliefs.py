@@ -114,6 +114,7 @@ class Beliefs:
         self.tied = self._tie(values)
         features = encoding.features(rows)
         self.posteriors: dict[int, Posterior] = {}
+        self.labelled: dict[int, NDArray[np.intp]] = {}
         learned = [j for j in range(self.m + self.n_limits) if j not in self.exact_columns and j not in self.tied]
         order = self._importance(values)
         for j in learned:
@@ -122,6 +123,7 @@ class Beliefs:
                 continue
             pending = np.flatnonzero(~labelled)[-MAX_PENDING:]
             kept = _kept(order[labelled[order]])
+            self.labelled[j] = kept
             hyper = fitter(j, features[labelled], values[labelled, j], stds[labelled, j])
             self.posteriors[j] = Posterior(
                 maps(j), hyper, features[kept], values[kept, j], stds=stds[kept, j], pending=features[pending]

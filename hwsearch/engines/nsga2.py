@@ -24,7 +24,7 @@ class NSGA2(SearchEngine):
         seed: of all random choices.
         exact: not used.
         population: how many random trials come first, and how many finished ones may be parents.
-        crossover: chance that a child has two parents.
+        crossover: chance that a child has two parents; above 0.5 children of small genes stray too far.
         mutation: chance of every gene to be reset; None for 1 / (number of genes).
         extremes: begin with the smallest and the largest architecture, before the random ones.
     """
@@ -37,7 +37,7 @@ class NSGA2(SearchEngine):
         seed: int = 0,
         exact: ExactLosses | None = None,
         population: int = 20,
-        crossover: float = 0.9,
+        crossover: float = 0.5,
         mutation: float | None = None,
         extremes: bool = False,
     ) -> None:

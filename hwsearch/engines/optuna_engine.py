@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hwsearch import pareto
@@ -54,7 +54,7 @@ class OptunaSampler(SearchEngine):
         if population < 2:
             raise ValueError(f"engine.population must be at least 2, but got {population}.")
         self.variant, self.population = variant, population
-        self._distributions = {
+        self._distributions: dict[str, BaseDistribution] = {
             str(i): CategoricalDistribution(list(range(len(gene.choices)))) for i, gene in enumerate(space.genes)
         }
 

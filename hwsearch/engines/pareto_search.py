@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 from hwsearch import pareto
 from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples
 from hwsearch.engines.batch import Acquisition, climb
-from hwsearch.engines.beliefs import Beliefs, Candidates
+from hwsearch.engines.beliefs import MAX_ROWS, Beliefs, Candidates
 from hwsearch.engines.encoding import Columns, Encoding
 from hwsearch.engines.evolve import evolve
 from hwsearch.engines.initial import extremes, farthest_first, spread_sample
+from hwsearch.engines.membership import membership
 from hwsearch.engines.surrogate import Hyper, fit
 from hwsearch.engines.warm_start import Source, check_sources, seeds, source_models
-from hwsearch.results import History, State
+from hwsearch.results import History, Outlook, State
 from search_spaces.space import Population, SearchSpace, not_in, unique_rows
 
 FloatArray = NDArray[np.float64]
@@ -28,21 +28,6 @@ ENUMERATED = 10_000
 """Spaces up to this size are scored as a whole."""
 HYPER_ROWS = 200
 MEMO = 64
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What the next batch is expected to bring.
-
-    Args:
-        gain: expected growth of the front's hypervolume by the batch, as a share of what it is now; NaN while there
-            is nothing to tell it from.
-        trust: how well the worst surrogate explains labels it has not seen: 1 perfect, 0 or less useless; NaN
-            likewise.
-    """
-
-    gain: float
-    trust: float
 
 
 class ParetoSearch(SearchEngine):
@@ -100,6 +85,39 @@ class ParetoSearch(SearchEngine):
         """Returns what `propose(history, count)` is expected to bring; costs nothing right after that call."""
         return self._step(history, count)[1]
 
+    def membership(self, population: Population, labels: FloatArray, *, stds: FloatArray) -> FloatArray:
+        """Returns the probability (n,) of each of these finished trials to be on their true front.
+
+        Args:
+            population: (n, g) distinct canonical rows.
+            labels: (n, m) noisy losses, finite.
+            stds: (n, m) their standard errors, NaN where a label is taken for true.
+        """
+        return self.front_probability(History.of(population, labels, stds=stds))
+
+    def front_probability(self, history: History) -> FloatArray:
+        """Returns the probability (n,) of each trial to be on the true front; see `membership.membership`.
+
+        Of long histories only the best ranks have a chance above 0.
+        """
+        out = np.zeros(len(history))
+        done = np.flatnonzero(history.finished & np.isfinite(history.losses).all(axis=1))
+        known = np.isfinite(history.violations).all(axis=1)
+        done = done[known[done]]
+        if len(done) > MAX_ROWS:
+            rank = pareto.constrained_ranks(history.losses[done], history.violations[done])
+            done = np.sort(done[np.argsort(rank, kind="stable")[:MAX_ROWS]])
+        if not len(done):
+            return out
+        part = history.only(done)
+        beliefs = self._beliefs(part, part.genotypes[:0])
+        if not beliefs.ready:
+            losses = np.where((part.violations <= 0).all(axis=1)[:, None], part.losses, np.nan)
+            out[done] = pareto.front(losses)
+            return out
+        out[done] = membership(beliefs, np.random.default_rng([self.seed, len(done), 2]))
+        return out
+
     def _step(self, history: History, count: int) -> tuple[Population, Outlook]:
         digest = _digest(history, count)
         if self._last is None or self._last[0] != digest:
@@ -108,7 +126,7 @@ class ParetoSearch(SearchEngine):
 
     def _compute(self, history: History, count: int) -> tuple[Population, Outlook]:
         rng = self.rng(history)
-        outlook = Outlook(np.nan, np.nan)
+        outlook = Outlook(np.nan, np.nan, np.nan)
         start = self._start(max(self.initial, min(len(history) + count, 4 * self.initial)))
         start = start[not_in(start, history.genotypes)]
         chosen = start[: min(count, max(0, self.initial - len(history)))]
@@ -241,14 +259,15 @@ class ParetoSearch(SearchEngine):
         acquisition = Acquisition(beliefs, margin=self.margin)
         candidates = self._candidates(beliefs, acquisition, seen, rng)
         if not len(candidates):
-            return candidates.population, Outlook(0.0, np.nan)
+            return candidates.population, Outlook(0.0, np.nan, np.nan)
         trust = min((p.trust() for p in beliefs.posteriors.values()), default=1.0)
         labelled = int((history.state == State.FINISHED).sum())
         share = 0.0 if labelled < self.initial + 8 else float(np.clip(2.0 * (0.25 - trust), 0.0, 0.5))
         n_random = int(rng.binomial(count, share))
         rows, gains = acquisition.choose(candidates, count)
         gain = sum(gains) / acquisition.volume if acquisition.volume > 0 else np.nan
-        return candidates.population[rows[: count - n_random]], Outlook(float(gain), float(trust))
+        feasible = float(np.exp(beliefs.log_feasible(candidates).max()))
+        return candidates.population[rows[: count - n_random]], Outlook(float(gain), float(trust), feasible)
 
     def _candidates(
         self, beliefs: Beliefs, acquisition: Acquisition, seen: Population, rng: np.random.Generator

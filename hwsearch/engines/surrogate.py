@@ -212,7 +212,8 @@ class Posterior:
         kernel = self._kernel(self._near, self._along)
         noise = np.full(len(known), self._noise)
         slope = self.warp.slope(values)
-        noise[: self.n] += (np.where(np.isnan(stds), 0.0, stds) * slope) ** 2
+        self.errors = (np.where(np.isnan(stds), 0.0, stds) * slope) ** 2
+        noise[: self.n] += self.errors
         noise[: self.n] += self._jitter * (self.warp.span * slope) ** 2
         self.noise = noise[: self.n]
         for nugget in (0.0, 1e-6, 1e-4, 1e-2):
@@ -276,12 +277,14 @@ class Posterior:
         stretch = np.exp(-2.0 * np.clip(self.warp.scale * mean + self.warp.center, -300.0, 300.0))
         return np.asarray(self._noise + self._jitter * stretch / self.warp.scale**2)
 
-    def smoothed(self) -> tuple[FloatArray, FloatArray]:
-        """Returns mean (n,) and covariance (n, n) of z without noise at the labelled rows."""
+    def truth(self) -> tuple[FloatArray, FloatArray]:
+        """Returns mean (n,) and covariance (n, n) of the true z of the labelled rows: labels less their known errors.
+
+        What is peculiar to an architecture is part of its truth; only standard errors are not.
+        """
         root = self._root[: self.n, : self.n]
-        prior = root @ root.T - np.diag(self.noise)
-        half = solve_triangular(root, prior, lower=True, check_finite=False)
-        return self.z - self.noise * self.alpha, prior - half.T @ half
+        half = solve_triangular(root, np.diag(self.errors), lower=True, check_finite=False)
+        return self.z - self.errors * self.alpha, np.diag(self.errors) - half.T @ half
 
     def leave_one_out(self) -> tuple[FloatArray, FloatArray]:
         """Returns mean and deviation of every label z, each (n,), given the others (eq. 5.12)."""

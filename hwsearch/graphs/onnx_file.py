@@ -45,6 +45,25 @@ def onnx_file(
     return b"".join([model.SerializeToString(deterministic=True), *_field(_MODEL_GRAPH, parts)])
 
 
+def onnx_node(
+    operator: str, inputs: Sequence[str], output: str, attributes: Mapping[str, int | float | Sequence[int]]
+) -> onnx.NodeProto:
+    """Returns a node with one output, named after it; attributes in the order of their names.
+
+    As onnx.helper.make_node, whose tests of every attribute's type took a third of the time that writing a graph takes.
+    """
+    node = onnx.NodeProto(op_type=operator, input=inputs, output=[output], name=output)
+    for name in sorted(attributes):
+        value = attributes[name]
+        if isinstance(value, int):
+            node.attribute.add(name=name, type=onnx.AttributeProto.INT, i=value)
+        elif isinstance(value, float):
+            node.attribute.add(name=name, type=onnx.AttributeProto.FLOAT, f=value)
+        else:
+            node.attribute.add(name=name, type=onnx.AttributeProto.INTS, ints=value)
+    return node
+
+
 def _tensor(name: str, array: NDArray[Any]) -> list[bytes | memoryview]:
     header = onnx.TensorProto(
         name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hwsearch.graphs.fold import affine
 from hwsearch.graphs.layer_trace import LayerTrace, Step, Unsupported, Value, trace_layers
-from hwsearch.graphs.onnx_file import onnx_file
+from hwsearch.graphs.onnx_file import onnx_file, onnx_node
 
 DTYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64, torch.int32: TensorProto.INT32}
 
@@ -54,7 +54,7 @@ class _Writer:
 
     def add(self, operator: str, inputs: Sequence[str], output: str, *, rank: int, **attributes: Any) -> None:
         """Adds a node."""
-        self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
+        self.nodes.append(onnx_node(operator, inputs, output, attributes))
         self.rank[output] = rank
 
     def operand(self, operand: object) -> str:

@@ -69,6 +69,10 @@ class Live:
     def search(self, progress: SearchProgress) -> None:
         """Shows where the search stands."""
         detail = f"front {progress.n_front}  running {progress.n_running}"
+        if progress.outlook is not None and progress.outlook.gain == progress.outlook.gain:
+            detail += f"  next gain {progress.outlook.gain:.1%}"
+            if progress.n_front == 0:
+                detail += f"  chance to keep the limits {progress.outlook.feasible:.0%}"
         if progress.n_failed:
             detail += f"  failed {progress.n_failed}"
         if progress.latest_error:

@@ -48,7 +48,9 @@ class Stage:
         self._place[self._code(rows)] = np.arange(len(rows))
 
     def _code(self, rows: Population) -> NDArray[np.intp]:
-        return np.ravel_multi_index(rows.T.astype(np.intp), tuple(self.space.n_choices))  # type: ignore[no-any-return]
+        return np.asarray(
+            np.ravel_multi_index(tuple(rows.T.astype(np.intp)), tuple(self.space.n_choices)), dtype=np.intp
+        )
 
     def __call__(self, rows: Population) -> FloatArray:
         """Returns minus value and cost (n, 2)."""

@@ -80,7 +80,7 @@ class Tabular(BaseModel):
             UserError: missing file or column, no rows, or a metric that is no number.
         """
         rows = _rows(self.file, [*self.genes, *self.metrics])
-        columns = {name: [_value(row[name]) for row in rows] for name in self.genes}
+        columns = {name: _values([row[name] for row in rows]) for name in self.genes}
         space = SearchSpace([self._gene(name, columns) for name in self.genes])
         indices = [[space.genes[j].index(v) for v in columns[name]] for j, name in enumerate(self.genes)]
         population = space.canonical(np.array(indices, dtype=np.uint8).T)
@@ -99,11 +99,7 @@ class Tabular(BaseModel):
             strange = [v for v in values if v not in columns[parent]]
             if strange:
                 raise UserError(f"genes.{name}.when.{parent} must hold values of the table, but got {strange[0]!r}.")
-        found = set(columns[name])
-        kinds = {isinstance(v, str) for v in found}
-        choices = sorted(found, key=str) if kinds != {False} else sorted(found)  # type: ignore[type-var]
-        if kinds == {True, False}:
-            choices = sorted({str(v) for v in found})
+        choices = sorted(set(columns[name]), key=lambda v: (0.0, v) if isinstance(v, str) else (float(v), ""))
         conditions = tuple(Condition(parent, tuple(values)) for parent, values in self.genes[name].when.items())
         return Gene(name, tuple(choices), active_when=conditions)
 
@@ -189,14 +185,14 @@ def _rows(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def _value(text: str) -> Value:
-    """Returns a cell as a whole number, a number or a string."""
+def _values(texts: Sequence[str]) -> list[Value]:
+    """Returns a column as whole numbers, as numbers or, if one cell is neither, as strings."""
     for kind in (int, float):
         try:
-            return kind(text)
+            return [kind(text) for text in texts]
         except ValueError:
             continue
-    return text
+    return list(texts)
 
 
 def _number(row: Mapping[str, str], name: str, file: Path) -> float:

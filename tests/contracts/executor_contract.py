@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, Limits, Measured, MeasureJob
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Evaluated, EvaluateJob, Limits, Measured, MeasureJob
 from hwsearch.errors import WorkerError
 from tests.contracts.fake_workers import FakeFactory, artifact
 
@@ -106,6 +107,7 @@ class ExecutorContract:
 
     def test_free_counts_what_would_start_now(self, tmp_path: Path, made: list[Executor]) -> None:
         made.append(executor := self.make(FakeFactory(str(tmp_path))))
+        drive(executor, evaluate_jobs(4))  # all workers are up
         free = executor.free
         assert free >= 1
         for job in evaluate_jobs(free + 2):

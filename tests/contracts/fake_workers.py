@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.distribution.executor import EvaluateJob, MeasureJob, MeasureResult
+from hwsearch.distribution.jobs import EvaluateJob, MeasureJob, MeasureResult
 from hwsearch.results import Artifact, Evaluation, Measurement
 
 

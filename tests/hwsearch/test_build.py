@@ -265,7 +265,7 @@ def test_factory_makes_workers_from_plain_data() -> None:
     for array in arrays.values():
         array.flags.writeable = False  # as they come from the object store
     worker = factory.accuracy(arrays)
-    from hwsearch.distribution.executor import EvaluateJob, MeasureJob
+    from hwsearch.distribution.jobs import EvaluateJob, MeasureJob
 
     row = made.space.row(made.space.largest())
     evaluation, artifacts = worker.evaluate(EvaluateJob(0, row))

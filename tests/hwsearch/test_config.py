@@ -112,6 +112,13 @@ def test_limits_lie_on_the_worse_side() -> None:
     assert objective(metric="latency_ms@cpu", max=2).limit == 2
     assert objective(metric="latency_ms@cpu", max=2).name == "latency_ms@cpu"
     assert objective(metric="accuracy", min=0.9).direction == "maximize"
+    limits = RunConfig.model_validate(costs_only(limits=["latency_ms@cpu <= 20", "accuracy >= 0.9"])).limits
+    assert [(o.metric, o.device, o.max, o.min) for o in limits] == [
+        ("latency_ms", "cpu", 20.0, None),
+        ("accuracy", None, None, 0.9),
+    ]
+    with pytest.raises(ValueError, match="must be as in 'latency_ms@cpu <= 20', but got 'macs <= few'"):
+        RunConfig.model_validate(costs_only(limits=["macs <= few"]))
     with pytest.raises(ValueError, match="accuracy must have one limit, min or max, but got both"):
         objective(metric="accuracy", min=0.1, max=0.9)
     with pytest.raises(ValueError, match="accuracy is maximised: its limit must be min, but got max"):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from optuna.storages import InMemoryStorage
 
-from hwsearch.distribution.executor import Evaluated, EvaluateJob, Executor, Limits, MeasureJob
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Evaluated, EvaluateJob, Limits, MeasureJob
 from hwsearch.distribution.serial import SerialExecutor
 from hwsearch.engines.base import SearchEngine
 from hwsearch.engines.random_search import RandomSearch
 from hwsearch.loop import TAKEN_UP_AT_ONCE, Search
 from hwsearch.objectives import Objective
-from hwsearch.results import History, Measurement, SearchProgress, State
+from hwsearch.results import History, Measurement, Outlook, SearchProgress, State
 from hwsearch.runfolder import RunFolder
 from hwsearch.study import Study
 from search_spaces.genes import Gene
@@ -190,3 +191,27 @@ def test_jobs_of_a_measuring_name_their_device(tmp_path: Path) -> None:
     search.run(1)
     with pytest.raises(ValueError, match="device must be one of"):
         search.executor.submit(MeasureJob("z", (), ()))
+
+
+class Doubtful(RandomSearch):
+    """Expects less and less."""
+
+    def outlook(self, history: History, count: int) -> Outlook:
+        return Outlook(gain=1.0 / (1 + len(history)), trust=1.0, feasible=1.0)
+
+
+def test_a_search_ends_when_little_is_expected(tmp_path: Path) -> None:
+    seen: list[SearchProgress] = []
+    result = search_of(tmp_path, engine=Doubtful(SPACE, n_objectives=3)).run(30, stop_below=0.2, observe=seen.append)
+    assert result.n_trials == 5
+    assert result.stopped == "the expected gain of 0.17 is below search.stop_below = 0.2"
+    assert not result.exhausted
+    assert seen[-1].outlook is not None
+    assert seen[-1].n_running == 0
+
+
+def test_a_search_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    result = search_of(tmp_path).run(30, max_minutes=1e-9)
+    assert result.n_trials == 0
+    assert result.stopped == "search.max_minutes = 1e-09 are over"
+    assert search_of(tmp_path).run(3, stop_below=0.5, max_minutes=60.0).stopped is None

@@ -14,10 +14,11 @@ import pytest
 
 from hwsearch import pareto
 from hwsearch.build import Factory, load_raw
+from hwsearch.commands.query import front
 from hwsearch.commands.run import run
 from hwsearch.devices.simulated_device import SimulatedDevice
 from hwsearch.distribution import workers
-from hwsearch.errors import ConfigError, DeviceError
+from hwsearch.errors import ConfigError, DeviceError, UserError
 from hwsearch.results import Artifact, Measurement
 from search_spaces.precision import PRECISIONS, bytes_at, precision_gene
 from tests.hwsearch.runs import Silent, costs_only, digits, write
@@ -134,6 +135,11 @@ def test_each_device_measures_what_it_admits_and_has_a_front_of_its_own(tmp_path
     again = run(write(tmp_path, raw), run_dir=tmp_path / "run", observer=Silent())
     assert again.n_trials == 40
     assert (tmp_path / "run/front.json").read_bytes() == before
+    of_b = front(tmp_path / "run", device="b")
+    assert {m["key"] for m in of_b["members"]} == set(fronts["b"])
+    assert [o["device"] for o in of_b["objectives"]] == [None, "b", None]
+    with pytest.raises(UserError, match=r"--device must be a device of the run's objectives .* got 'c'"):
+        front(tmp_path / "run", device="c")
     # A device that takes neither comes too late.
     raw["devices"]["c"] = {"runtime": "simulated", "precisions": ["bf16"]}
     raw["objectives"].append("latency_ms@c")

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from hwsearch.cli import app
 from hwsearch.commands.chosen import chosen, finetune, verify
 from hwsearch.commands.query import run_plan
 from hwsearch.commands.run import run
@@ -76,6 +78,20 @@ def test_verification_is_written_and_goes_on(tiny: Path) -> None:
     more = verify(tiny, keys=[key, dense_key], seeds=2, epochs=1, progress=lambda done, n: counts.append((done, n)))
     assert more["nets"][0] == row and counts[6][0] == 7  # the first net is not verified again
     assert len(verify(tiny, keys=[key], seeds=1, epochs=1)["nets"][0]["controls"][0]["accuracies"]) == 1
+
+
+def test_the_command_line_shows_every_control(tiny: Path) -> None:
+    key = sparse_key(tiny)
+    arguments = ["verify", str(tiny), "--key", key, "--seeds", "1", "--epochs", "1"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert any(line.startswith(f"{key}: hold-out accuracy") for line in lines)
+    for control in ("scratch", "scratch_compute", "random_mask"):
+        assert any(line.startswith(f"  {control}: ") and "found - control" in line for line in lines)
+    assert sum("dense" in line for line in lines) == 2  # at equal non-zeros and at equal latency
+    again = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(again.stdout)["nets"][0]["key"] == key
 
 
 def test_small_dense_networks_cost_no_more_and_are_scored_on_the_hold_out(tiny: Path) -> None:

@@ -263,6 +263,13 @@ def test_arguments_that_are_refused(config: str, tmp_path: Path, more: dict[str,
     assert not (tmp_path / "p.measurements").exists()
 
 
+def test_a_device_that_does_not_admit_a_precision_of_the_space(tmp_path: Path) -> None:
+    path = tmp_path / "net.yaml"
+    path.write_text(yaml.safe_dump({**NETWORK, "precision": {"choices": ["fp32", "int8"]}}))
+    with pytest.raises(UserError, match=r"device sim must admit every precision of the space \(fp32, int8\)"):
+        measure_for_predictor(str(path), out=tmp_path / "p.safetensors", **ASK)
+
+
 def test_bare_genes_cannot_be_measured(tmp_path: Path) -> None:
     path = tmp_path / "genes.yaml"
     path.write_text("genes: {a: [1, 2]}")
@@ -277,3 +284,11 @@ def test_first_measurements_fill_the_space(config: str, tmp_path: Path, monkeypa
     rows = [line.split(",")[:4] for line in lines(out)[1:]]
     for gene in range(4):
         assert {"4", "32"} <= {row[gene] for row in rows}  # both ends of every gene
+
+
+def test_a_device_of_another_precision(config: str, tmp_path: Path) -> None:
+    device = tmp_path / "int8.yaml"
+    device.write_text("{runtime: simulated, precisions: [int8], options: {int8_speedup: 4, noise: 0.01}}")
+    given = {**ASK, "device": str(device), "budget": 4, "target_error": 0.01}
+    answer = measure_for_predictor(config, out=tmp_path / "p.safetensors", **given)
+    assert (answer["device"], answer["n_rows"], answer["unlabelled"]) == ("int8", 4, 0)

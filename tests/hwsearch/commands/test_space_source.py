@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hwsearch import build
+from hwsearch.commands.network import network_of
 from hwsearch.commands.space_source import open_space
 from hwsearch.errors import ConfigError, UserError
 
@@ -14,7 +16,7 @@ CONFIG = """
 name: tiny
 supernet:
   family: mlp
-  params: {input_shape: [4], n_classes: 3, width: [8, 16], depth: [1, 2]}
+  params: {input_shape: [4], n_classes: 3, hidden: [[8, 16], [8, 16]]}
 objectives: [macs]
 """
 
@@ -51,8 +53,7 @@ def test_a_family_by_its_name() -> None:
     assert build.load_raw(network, source="test").space == source.space
 
 
-def test_networks_of_data_that_are_not_there_later(tmp_path: Path) -> None:
-    text = "name: d\ndata: {name: synthetic, shape: [3, 16, 16], n_classes: 4, n: 64}\n"
+def test_networks_of_data_that_are_not_there_later() -> None:
     config = build.load(Path("configs/quickstart.yaml"))
     source = open_space("configs/quickstart.yaml")
     network = source.network()
@@ -60,8 +61,17 @@ def test_networks_of_data_that_are_not_there_later(tmp_path: Path) -> None:
     again = build.load_raw(network, source="test")
     assert again.space == config.space == source.space
     assert tuple(again.family.input_shape) == tuple(config.family.input_shape)
-    assert text  # no data section is needed
     assert "data" not in network
+
+
+def test_precision_and_sparsity_are_genes_of_the_network() -> None:
+    raw = yaml.safe_load(CONFIG)
+    raw["sparsity"] = {"choices": ["dense", "unstructured-0.5"], "per": "model"}
+    raw["precision"] = {"choices": ["fp32", "int8"]}
+    plan = build.load_raw(raw, source="test")
+    again = build.load_raw(network_of(plan), source="test")
+    assert again.space == plan.space
+    assert "precision" in plan.space.index
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from hwsearch.distribution.executor import (
+from hwsearch.distribution.executor import MOVES, Executor
+from hwsearch.distribution.jobs import (
     Evaluated,
     EvaluateJob,
-    Executor,
+    HostLost,
     Job,
     Limits,
     Measured,
@@ -196,17 +197,64 @@ def test_an_evaluation_is_tried_as_often_as_it_says() -> None:
     executor = played(retries=2)
     evaluate(executor, 5)
     for attempt in range(3):
-        assert executor.running() == {"w0": (5,)}
-        results = executor.end("w0", WorkerDied())
+        ((name, job),) = executor.running().items()
+        assert job == (5,)
+        results = executor.end(name, WorkerDied())
         assert len(results) == (attempt == 2)
     assert isinstance(results[0], Evaluated)
     assert results[0].evaluation.error == "RuntimeError: the worker died (3 attempts)"
     evaluate(executor, 6)
-    executor.running()
-    executor.end("w0", WorkerDied())
-    executor.running()
-    (result,) = executor.end("w0")
+    (name,) = executor.running()
+    executor.end(name, WorkerDied())
+    (name,) = executor.running()
+    (result,) = executor.end(name)
     assert result.evaluation.attributes == {"retries": 1}
+
+
+def test_a_lost_host_says_nothing_about_the_job_until_it_happens_again_and_again() -> None:
+    executor = played(retries=0)
+    evaluate(executor, 5)
+    for _ in range(MOVES):
+        (name,) = executor.running()
+        assert executor.end(name, HostLost()) == []
+    (name,) = executor.running()
+    (result,) = executor.end(name, HostLost("its node is gone"))
+    assert result.evaluation.error == "RuntimeError: its node is gone (1 attempts)"
+
+
+def test_a_slot_whose_worker_is_not_up_gets_nothing() -> None:
+    executor = played(lanes=(lane("cpu"),))
+    executor._ready(executor.slots[0], False)
+    evaluate(executor, 1, 2)
+    assert executor.running() == {"w1": (1,)}
+    assert executor.free == 0
+    executor._ready(executor.slots[0], True)
+    assert executor.running() == {"w0": (2,), "w1": (1,)}
+    executor._ready(executor.slots[2], False)
+    measure(executor, "cpu", 7, 8, 9)
+    executor.end("w0")
+    executor.end("w1")
+    assert executor.free == 2  # nobody waits for a lane that is not there
+    assert executor.running() == {}
+    executor._ready(executor.slots[2], True)
+    assert executor.running() == {"cpu": (7, 8, 9)}
+
+
+def test_slots_come_and_go() -> None:
+    executor = played(hosts=("h",))
+    executor._add(Slot("later", "g"))
+    evaluate(executor, 1, 2, 3)
+    assert executor.running() == {"w0": (1,), "later": (2,)}
+    executor._ready(executor.slots[0], False)
+    executor.end("later")
+    assert executor.running() == {"w0": (1,), "later": (3,)}
+    executor.end("later")
+    executor._remove(executor.slots[1])
+    executor.end("w0")
+    evaluate(executor, 4)
+    assert executor.running() == {}
+    executor._ready(executor.slots[0], True)
+    assert executor.running() == {"w0": (4,)}
 
 
 def test_a_job_that_takes_too_long_is_given_up() -> None:

@@ -15,8 +15,10 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from hwsearch.distribution.executor import Executor, Limits
-from hwsearch.distribution.ray_executor import RayExecutor, end_leftovers
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Limits
+from hwsearch.distribution.leftovers import end_leftovers
+from hwsearch.distribution.ray_executor import RayExecutor
 from hwsearch.errors import UserError
 from tests.contracts.executor_contract import ExecutorContract, drive, evaluate_jobs, overlapping
 from tests.contracts.fake_workers import FakeFactory
@@ -53,6 +55,14 @@ class TestRayExecutor(ExecutorContract):
         limits: Limits | None = None,
     ) -> Executor:
         return executor_for(factory, weights=weights, devices=devices, limits=limits)
+
+
+def until_up(executor: Executor, free: int) -> None:
+    """Waits until as many workers are up."""
+    until = time.monotonic() + 60
+    while executor.free < free:
+        assert time.monotonic() < until, f"only {executor.free} workers came up"
+        executor.wait(0.1)
 
 
 @pytest.fixture
@@ -129,14 +139,16 @@ def test_a_device_here_times_beside_no_device_elsewhere(tmp_path: Path, made: li
 def test_evaluations_run_side_by_side(tmp_path: Path, made: list[Executor]) -> None:
     factory = FakeFactory(str(tmp_path), seconds=0.2)
     made.append(executor := executor_for(factory))
-    assert executor.free == 2
+    until_up(executor, 2)
     drive(executor, evaluate_jobs(6))
     assert overlapping(factory.events(), "accuracy", "accuracy")
     assert len({e["pid"] for e in factory.events()}) == 2
 
 
 def test_more_workers_than_the_cluster_has(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"executor\.workers must be at most the 2 CPUs of the Ray cluster, but got 3"):
+    with pytest.raises(
+        UserError, match=r"executor\.workers must be at most the 2 that fit into Ray.s resources, but got 3"
+    ):
         RayExecutor(FakeFactory(str(tmp_path)), None, n_workers=3)
 
 

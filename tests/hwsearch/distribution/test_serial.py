@@ -6,7 +6,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hwsearch.distribution.executor import Executor, Limits, MeasureJob
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import Limits, MeasureJob
 from hwsearch.distribution.serial import SerialExecutor
 from tests.contracts.executor_contract import ExecutorContract, drive, evaluate_jobs
 from tests.contracts.fake_workers import FakeFactory, artifact

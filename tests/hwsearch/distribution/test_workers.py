@@ -6,7 +6,7 @@ import pytest
 
 from hwsearch import build
 from hwsearch.devices.base import Device, DeviceSpec, Fingerprint
-from hwsearch.distribution.executor import EvaluateJob, MeasureJob
+from hwsearch.distribution.jobs import EvaluateJob, MeasureJob
 from hwsearch.distribution.workers import WEIGHTS, DeviceLane, NetworkWorker
 from hwsearch.results import Artifact, Measurement
 from tests.contracts.fake_workers import artifact

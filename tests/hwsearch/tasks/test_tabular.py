@@ -64,6 +64,13 @@ def test_equal_genes_are_averaged(tmp_path: Path) -> None:
     assert task.losses(row)[0, 0] == pytest.approx(-0.6)
 
 
+def test_a_column_has_one_type(tmp_path: Path) -> None:
+    few = {"genes": ["a", "b"], "metrics": {"y": "minimize"}, "exact": []}
+    table = settings(tmp_path, "a,b,y\n1,3.5,1\nx,2,2\n", **few).read()
+    assert [g.choices for g in table.space.genes] == [("1", "x"), (2.0, 3.5)]
+    assert table.population.tolist() == [[0, 1], [1, 0]]
+
+
 def test_shares_of_the_best_front(tmp_path: Path) -> None:
     task = tabular_task("t", settings(tmp_path), {"R": {"accuracy": 0.3, "macs": 40.0}})
     rows = task.space.enumerate()

@@ -1,0 +1,56 @@
+"""Single 1x1 layers: native dense, sparse and grouped forms beside ONNX Runtime's dense operator.
+
+python benchmarks/native/layers.py [--rounds 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+from timing import interleaved, machine, onnxruntime_call
+from torch import nn
+
+from hwsearch.native.exporter import NativeExporter, open_artifact
+
+SHAPES = ((96, 576, 14), (576, 96, 14), (40, 240, 28), (240, 40, 28), (160, 960, 7), (960, 160, 7))
+
+
+def layer(inputs: int, outputs: int, sparsity: float, rows: int) -> nn.Module:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(inputs, outputs, 1)
+    keep = torch.rand(-(-outputs // rows), inputs) >= sparsity
+    with torch.no_grad():
+        conv.weight.mul_(keep.repeat_interleave(rows, 0)[:outputs, :, None, None])
+    return conv.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(machine())
+    variants = [(0.0, 1), (0.3, 4), (0.5, 4), (0.5, 1), (0.7, 1), (0.8, 1), (0.9, 1)]
+    heads = [f"{100 * s:.0f} %" + (f" x{r}" if r > 1 else "") for s, r in variants]
+    print("| layer | onnxruntime us (GFLOP/s) | " + " | ".join(heads) + " | at 80 %: effective GFLOP/s |")
+    print("|---" * (len(heads) + 3) + "|")
+    for inputs, outputs, side in SHAPES:
+        example = torch.randn(1, inputs, side, side)
+        calls = {"dense": onnxruntime_call(layer(inputs, outputs, 0.0, 1), example)}
+        for sparsity, rows in variants:
+            artifact = NativeExporter().export(layer(inputs, outputs, sparsity, rows), (example,), costs={})
+            calls[f"{sparsity}/{rows}"] = open_artifact(artifact).bound(example.numpy())
+        times = interleaved(calls, rounds=arguments.rounds)
+        flops = 2.0 * inputs * outputs * side * side
+        base = times.pop("dense")
+        cells = [f"{np.median(base / values):.2f}" for values in times.values()]
+        rate = flops / np.median(base) / 1e6
+        reached = 0.2 * flops / np.median(times["0.8/1"]) / 1e6
+        name = f"{inputs} -> {outputs}, {side} x {side}"
+        print(f"| {name} | {1e3 * np.median(base):.0f} ({rate:.0f}) | " + " | ".join(cells) + f" | {reached:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

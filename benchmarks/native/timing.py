@@ -1,0 +1,84 @@
+"""Interleaved timing for the native benchmarks: process CPU time, one thread, medians of ratios within a round."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import openvino as ov
+import torch
+from torch import Tensor, nn
+
+from hwsearch.devices.environment import cpu_model
+from hwsearch.export.onnx_exporter import OnnxExporter
+from hwsearch.export.openvino_exporter import OpenVinoExporter
+
+Call = Callable[[], object]
+
+
+def interleaved(calls: Mapping[str, Call], *, rounds: int, least_ms: float = 1.0) -> dict[str, np.ndarray]:
+    """Milliseconds per call, (rounds,) for each; one round runs every call once (short ones several times)."""
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        begin = time.process_time()
+        call()
+        repeats[name] = max(1, round(least_ms / 1e3 / max(time.process_time() - begin, 1e-6)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            call()  # what the others left in the caches is not this call's
+            begin = time.process_time()
+            for _ in range(repeats[name]):
+                call()
+            times[name].append((time.process_time() - begin) * 1e3 / repeats[name])
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def onnxruntime_call(module: nn.Module, example: Tensor) -> Call:
+    """One thread, all graph optimisations (its default), inputs and outputs bound once."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    content = OnnxExporter().export(module, (example,), costs={}).content
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    value = ort.OrtValue.ortvalue_from_numpy(example.numpy())
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
+    binding.bind_output(session.get_outputs()[0].name)
+    return lambda: (session.run_with_iobinding(binding), value)
+
+
+def onnxruntime_int8_call(module: nn.Module, example: Tensor) -> Call:
+    """Static int8 with operators on quantised tensors, calibrated on random inputs: only its time matters here."""
+    batches = [(torch.randn_like(example),) for _ in range(2)]
+    artifact = OnnxExporter().export(module, (example,), precision="int8", costs={}, calibration=batches)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(artifact.content, options, providers=["CPUExecutionProvider"])
+    feeds = {session.get_inputs()[0].name: example.numpy()}
+    return lambda: session.run(None, feeds)
+
+
+def openvino_call(module: nn.Module, example: Tensor) -> Call:
+    """One thread, one stream, f32, shapes fixed."""
+    artifact = OpenVinoExporter().export(module, (example,), costs={})
+    core = ov.Core()
+    model = core.read_model(artifact.content, artifact.files["model.bin"])
+    model.reshape({model.inputs[0]: list(example.shape)})
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    request = core.compile_model(model, "CPU", {**settings, "ENABLE_CPU_PINNING": False}).create_infer_request()
+    request.get_input_tensor(0).data[:] = example.numpy()
+    return lambda: request.infer()
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    return (
+        f"{cpu_model()}, {os.cpu_count()} cores; onnxruntime {ort.__version__}, openvino {ov.__version__.split('-')[0]}"
+    )
