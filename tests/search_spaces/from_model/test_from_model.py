@@ -87,7 +87,7 @@ def test_criteria_that_need_data_say_so() -> None:
     for criterion in WITH_DATA:
         with pytest.raises(ValueError, match=f"importance '{criterion}' must have calibration data, but got none"):
             importance(family, criterion)
-    with pytest.raises(ValueError, match="importance must be one of .*, but got 'luck'"):
+    with pytest.raises(ValueError, match=r"importance must be one of .*, but got 'luck'"):
         importance(family, "luck")
 
 
@@ -186,7 +186,7 @@ def test_an_operator_without_rule_keeps_what_it_reads() -> None:
 
 
 def test_nothing_to_shrink() -> None:
-    with pytest.raises(ValueError, match="must have something that can shrink, but everything is fixed .*an output"):
+    with pytest.raises(ValueError, match=r"must have something that can shrink, but everything is fixed .*an output"):
         space_from_model(nn.Sequential(nn.Linear(6, 3)), data(4))
 
 
@@ -217,7 +217,7 @@ class Two(nn.Module):
 def test_models_that_cannot_be_captured() -> None:
     with pytest.raises(CaptureError, match=r"exportable by torch.export, but Branching is not: .*docs/own_model.md"):
         space_from_model(Branching(), data(4))
-    with pytest.raises(CaptureError, match=r"the batch \(dimension 0 of input 'x'\) must stay open, .* fixes it to 4"):
+    with pytest.raises(CaptureError, match=r"the batch .*must stay open, but"):
         space_from_model(FixedBatch(), data(4))
     with pytest.raises(CaptureError, match="must be tensors with a leading batch dimension"):
         space_from_model(small(), ())
