@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hwsearch import build
-from hwsearch.callables import load_callable
+from hwsearch.data.named_callables import load_callable
 from hwsearch.commands.query import space
 from hwsearch.commands.run import run
 from hwsearch.errors import ConfigError, UserError
