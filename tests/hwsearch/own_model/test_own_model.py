@@ -91,7 +91,7 @@ def test_space_says_what_stays_fixed_and_why(tmp_path: Path) -> None:
     ],
 )
 def test_references_that_name_nothing(reference: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_callable(reference, "model")
 
 
