@@ -21,7 +21,7 @@ from hwsearch.construct import construct, parameter_problems
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.distribution.executor import Executor
-from hwsearch.distribution.jobs import AccuracyWorker, LaneWorker, Limits
+from hwsearch.distribution.jobs import AccuracyWorker, LaneWorker, Limits, Resources
 from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.engines.base import ExactLosses, SearchEngine
 from hwsearch.engines.exact import ExactCosts
@@ -68,6 +68,7 @@ ENGINES = {
     "local": "hwsearch.engines.local_search:LocalSearch",
     "linas": "hwsearch.engines.linas:Linas",
     "weaknas": "hwsearch.engines.weaknas:WeakNas",
+    "emo_pms": "hwsearch.engines.emo_pms:EmoPms",
     "optuna": "hwsearch.engines.optuna_engine:OptunaSampler",
     "pymoo": "hwsearch.engines.pymoo_engine:PymooAlgorithm",
 }
@@ -308,7 +309,17 @@ class Plan:
         module, _, attribute = EXECUTORS[section.kind].partition(":")
         make = getattr(import_module(module), attribute)
         if section.kind == "ray":
-            make = partial(make, n_workers=section.workers, address=section.address, ledger=ledger)
+            needs = section.accuracy
+            make = partial(
+                make,
+                n_workers=section.workers,
+                address=section.address,
+                ledger=ledger,
+                accuracy=Resources(needs.cpus, needs.gpus, needs.memory_gb * 1e9),
+                absent_s=section.absent_s,
+                namespace=section.namespace,
+                runtime_env=section.runtime_env,
+            )
         executor: Executor = make(factory, weights, devices=lanes, limits=limits)
         return executor
 

@@ -147,12 +147,28 @@ class SearchSection(Section):
     warm_start: tuple[Path, ...] = ()
 
 
+class WorkerSection(Section):
+    """What one accuracy worker needs; GPUs may be shared: 0.25."""
+
+    cpus: float = Field(default=1.0, gt=0)
+    gpus: float = Field(default=0.0, ge=0)
+    memory_gb: float = Field(default=0.0, ge=0)
+
+
 class ExecutorSection(Section):
-    """Who carries the work. `workers`: accuracy workers, None for one per core."""
+    """Who carries the work. `workers`: accuracy workers at most, None for as many as fit.
+
+    `address`: of a running Ray cluster (`auto`: the one of this machine); None starts Ray here. `absent_s`: how long
+    nothing may be up for what waits before the run ends, to be continued. `namespace`, `runtime_env`: as in Ray.
+    """
 
     kind: Literal["ray", "serial"] = "ray"
     workers: int | None = Field(default=None, ge=1)
     address: str | None = None
+    accuracy: WorkerSection = Field(default_factory=WorkerSection)
+    absent_s: float = Field(default=600.0, gt=0)
+    namespace: str | None = None
+    runtime_env: dict[str, Any] | None = None
     retries: int = Field(default=1, ge=0)
     timeout_s: float | None = Field(default=600.0, gt=0)
     lane_batch: int = Field(default=8, ge=1)

@@ -239,6 +239,18 @@ class RunLock:
                 break
 
 
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Returns who works in a run folder (`pid`, `host`, `since`); None if nobody does."""
+    try:
+        with (folder / "lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _note((folder / "lock").read_text())
+    except OSError:
+        return None
+    return None
+
+
 def _note(text: str) -> dict[str, Any]:
     try:
         note = json.loads(text)

@@ -1,11 +1,15 @@
 """Single 1x1 layers: native dense, sparse and grouped forms beside ONNX Runtime's dense operator.
 
-python benchmarks/native/layers.py [--rounds 40]
+Native kernels run in their own layout, as within a net. ONNX Runtime's time is that of a net of one convolution: where
+it reorders channels for its blocked kernels, that is part of it; `--nets` gives both sides their conversions.
+
+python benchmarks/native/layers.py [--rounds 40] [--nets]
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,11 +17,13 @@ from timing import interleaved, machine, onnxruntime_call
 from torch import nn
 
 from hwsearch.native.exporter import NativeExporter, open_artifact
+from hwsearch.native.targets import best_target, padded
+from hwsearch.native.tuning import Tuner
 
 SHAPES = ((96, 576, 14), (576, 96, 14), (40, 240, 28), (240, 40, 28), (160, 960, 7), (960, 160, 7))
 
 
-def layer(inputs: int, outputs: int, sparsity: float, rows: int) -> nn.Module:
+def layer(inputs: int, outputs: int, sparsity: float, rows: int) -> nn.Conv2d:
     torch.manual_seed(0)
     conv = nn.Conv2d(inputs, outputs, 1)
     keep = torch.rand(-(-outputs // rows), inputs) >= sparsity
@@ -29,7 +35,9 @@ def layer(inputs: int, outputs: int, sparsity: float, rows: int) -> nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--nets", action="store_true", help="time nets of one layer, with conversions of layout")
     arguments = parser.parse_args()
+    tuner = Tuner(best_target())
     torch.set_num_threads(1)
     print(machine())
     variants = [(0.0, 1), (0.3, 4), (0.5, 4), (0.5, 1), (0.7, 1), (0.8, 1), (0.9, 1)]
@@ -40,8 +48,15 @@ def main() -> None:
         example = torch.randn(1, inputs, side, side)
         calls = {"dense": onnxruntime_call(layer(inputs, outputs, 0.0, 1), example)}
         for sparsity, rows in variants:
-            artifact = NativeExporter().export(layer(inputs, outputs, sparsity, rows), (example,), costs={})
-            calls[f"{sparsity}/{rows}"] = open_artifact(artifact).bound(example.numpy())
+            made = layer(inputs, outputs, sparsity, rows)
+            if arguments.nets:
+                artifact = NativeExporter().export(made, (example,), costs={})
+                calls[f"{sparsity}/{rows}"] = open_artifact(artifact).bound(example.numpy())
+                continue
+            weight = made.weight.detach().numpy().reshape(outputs, inputs)
+            stride = padded(side * side, tuner.target.vector)
+            form = tuner(weight, stride)
+            calls[f"{sparsity}/{rows}"] = partial(tuner.bound(weight, stride=stride, form=form), 1)
         times = interleaved(calls, rounds=arguments.rounds)
         flops = 2.0 * inputs * outputs * side * side
         base = times.pop("dense")

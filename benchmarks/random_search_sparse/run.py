@@ -158,8 +158,14 @@ def run(out: Path, seeds: int, draws: int, epochs: int, seconds: float) -> bool:
     return True
 
 
+def complete(results: dict[str, Any], name: str) -> list[int]:
+    """Returns the seeds of which everything is there."""
+    kinds = [(0, "dense"), *((level, kind) for level in SPARSITIES for kind in ("searched", "random"))]
+    return [s for s in range(1000) if all(f"{name}|{level}|{kind}|{s}" in results for level, kind in kinds)]
+
+
 def pooled(results: dict[str, Any], name: str, sparsity: float | int, kind: str) -> list[dict[str, Any]]:
-    return [v for k, v in sorted(results.items()) if k.startswith(f"{name}|{sparsity}|{kind}|")]
+    return [results[f"{name}|{sparsity}|{kind}|{seed}"] for seed in complete(results, name)]
 
 
 def answers(rows: list[dict[str, Any]]) -> NDArray[np.bool_]:
@@ -178,6 +184,9 @@ def table(path: Path) -> None:
     results = json.loads(path.read_text())
     for name in SOURCES:
         dense = pooled(results, name, 0, "dense")
+        if len(dense) < 2:
+            print(f"\n{name}: fewer than two seeds are there")
+            continue
         print(
             f"\n{name}: dense parent {100 * answers(dense).mean():.2f} %, hold-out loss "
             f"{np.mean([r['holdout_loss'] for r in dense]):.4f}, {len(dense)} seeds\n"
@@ -213,7 +222,7 @@ def figure(path: Path, out: Path) -> None:
     shown = (0.5, 0.9, 0.95)
     fig, axes = plt.subplots(2 * len(SOURCES), len(shown), figsize=(10, 10), sharex=True)
     for i, name in enumerate(SOURCES):
-        for j, sparsity in enumerate(shown):
+        for j, sparsity in enumerate(shown if complete(results, name) else ()):
             for kind, level, style in (("dense", 0, "k-"), ("searched", sparsity, "C0-"), ("random", sparsity, "C1--")):
                 rows = pooled(results, name, level, kind)
                 epochs = range(1, len(rows[0]["losses"]) + 1)

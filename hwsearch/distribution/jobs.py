@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -124,6 +125,26 @@ class Slot:
     started: float = 0.0
     worker: Any = None
     broken: str | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker needs.
+
+    Args:
+        cpus: cores; may be a fraction.
+        gpus: GPUs; may be a fraction, so that workers share one.
+        memory_bytes: 0 for no claim.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: float = 0.0
+
+    def fit(self, node: Mapping[str, float]) -> int:
+        """Returns how many workers a node with these resources (Ray's names) holds."""
+        needs = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes}
+        return min(int(node.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need > 0)
 
 
 @dataclass(frozen=True)

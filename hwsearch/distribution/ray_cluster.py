@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,26 +16,6 @@ from hwsearch.errors import UserError, WorkerError
 OBJECT_STORE_BYTES = 512 * 2**20
 HEAD_SILENT_S = 20.0
 """The head may be this long out of reach before the run ends; Ray itself ends the process after a minute."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one worker needs.
-
-    Args:
-        cpus: cores; may be a fraction.
-        gpus: GPUs; may be a fraction, so that workers share one.
-        memory_bytes: 0 for no claim.
-    """
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-    memory_bytes: float = 0.0
-
-    def fit(self, node: Mapping[str, float]) -> int:
-        """Returns how many workers a node with these resources (Ray's names) holds."""
-        needs = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes}
-        return min(int(node.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need > 0)
 
 
 def join(address: str | None, *, namespace: str | None = None, runtime_env: Mapping[str, Any] | None = None) -> None:

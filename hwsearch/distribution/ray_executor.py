@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hwsearch.distribution.jobs import (
     LaneWorker,
     Limits,
     MeasureJob,
+    Resources,
     Result,
     Slot,
     WorkerDied,
@@ -29,7 +30,7 @@ from hwsearch.distribution.jobs import (
     one_line,
 )
 from hwsearch.distribution.leftovers import end_leftovers, note_processes
-from hwsearch.distribution.ray_cluster import HeadWatch, Resources, alive_nodes, check_devices, join
+from hwsearch.distribution.ray_cluster import HeadWatch, alive_nodes, check_devices, join
 from hwsearch.errors import UserError, WorkerError
 
 STARTING_S = 60.0
@@ -87,14 +88,14 @@ class RayExecutor(Executor):
     Args:
         factory: of workers; pickled to the actors.
         weights: full weights; put into the object store once, as NumPy arrays.
-        devices: (name, exclusive) of all lanes.
+        devices: (name, exclusive) of all lanes. On several nodes an exclusive one is a node with its resource; the
+            lanes of others, behind an address of their own, may be anywhere.
         n_workers: accuracy actors at most; None for as many as fit.
         address: None starts a local Ray on demand; `auto` or an address joins a running one.
         limits: retries, time limits and lane batches.
         ledger: file that notes the processes of a local Ray, so that a later start can end what a killed driver
             left behind.
         accuracy: what an accuracy worker needs.
-        behind_address: devices that are reached through an address of their own: their lanes may be on any node.
         absent_s: how long nothing may be up for what waits before the run ends, to be continued.
         namespace, runtime_env: of a cluster, in Ray's words.
 
@@ -113,7 +114,6 @@ class RayExecutor(Executor):
         limits: Limits | None = None,
         ledger: Path | None = None,
         accuracy: Resources | None = None,
-        behind_address: Collection[str] = (),
         absent_s: float = 600.0,
         namespace: str | None = None,
         runtime_env: Mapping[str, Any] | None = None,
@@ -132,7 +132,7 @@ class RayExecutor(Executor):
         self._tied: frozenset[str] = frozenset()
         try:
             if self._elastic:
-                self._tied = check_devices({name for name, _ in devices} - set(behind_address))
+                self._tied = check_devices({name for name, exclusive in devices if exclusive})
             count = self._target()
         except UserError:
             self._leave()

@@ -102,7 +102,7 @@ class ParetoSearch(SearchEngine):
         """
         out = np.zeros(len(history))
         done = np.flatnonzero(history.finished & np.isfinite(history.losses).all(axis=1))
-        known = np.isfinite(history.violations).all(axis=1)
+        known = np.asarray(np.isfinite(history.violations).all(axis=1))
         done = done[known[done]]
         if len(done) > MAX_ROWS:
             rank = pareto.constrained_ranks(history.losses[done], history.violations[done])
@@ -112,7 +112,8 @@ class ParetoSearch(SearchEngine):
         part = history.only(done)
         beliefs = self._beliefs(part, part.genotypes[:0])
         if not beliefs.ready:
-            losses = np.where((part.violations <= 0).all(axis=1)[:, None], part.losses, np.nan)
+            kept = np.asarray((part.violations <= 0).all(axis=1))
+            losses = np.where(kept[:, None], part.losses, np.nan)
             out[done] = pareto.front(losses)
             return out
         out[done] = membership(beliefs, np.random.default_rng([self.seed, len(done), 2]))

@@ -44,6 +44,7 @@ class Additive:
         starts = np.cumsum([0, *(len(gene.choices) for gene in space.genes)])
         self._space, self._constant = space, constant
         self._tables = [weights[a:b] for a, b in pairwise(starts)]
+        self.weights = weights
         self._hidden = [i for i, gene in enumerate(space.genes) if gene.active_when]
 
     @classmethod

@@ -15,8 +15,8 @@ from hwsearch.errors import DeviceError, UserError
 from hwsearch.export.base import Exporter, eval_mode
 from hwsearch.native import examples
 from hwsearch.native.compiler import COMMON, build_library, compiler, digest, runtime_files
+from hwsearch.native.functions import lower
 from hwsearch.native.library import Library
-from hwsearch.native.lowering import lower
 from hwsearch.native.source import Source, write_source
 from hwsearch.native.targets import Target, best_target, runs_here, target_named
 from hwsearch.native.trace import Unsupported, trace_module

@@ -6,6 +6,7 @@ import ctypes
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,29 +48,40 @@ class Tuner:
             self._keep()
         return self._known[key]
 
-    def times(self, weight: FloatArray, stride: int, names: list[str]) -> dict[str, float]:
-        """Returns form -> nanoseconds per call, the least of several rounds in turn."""
-        measure = self._opened()
-        vector = self.target.vector
+    def bound(self, weight: FloatArray, *, stride: int, form: str) -> Callable[[int], None]:
+        """Returns a function that multiplies a matrix so many times, on zeros, as it is multiplied within a net.
+
+        Args:
+            weight: (outputs, inputs).
+            stride: floats per row of the input.
+            form: a name of `forms.FORMS`.
+        """
+        measure, vector = self._opened(), self.target.vector
         outputs, inputs = weight.shape
         x, y = (_aligned(rows * stride + 2 * vector) for rows in (inputs, outputs))
         bias = np.zeros(outputs, np.float32)
-        calls = {}
-        for name in names:
-            stream = forms.pack(weight, name, stride=stride, vector=vector)
-            pointers = (int(name == "pairs"), x.ctypes.data, y.ctypes.data, stream.ctypes.data)
-            calls[name] = (stream, (*pointers, stride // vector, stride, bias.ctypes.data))
+        stream = forms.pack(weight, form, stride=stride, vector=vector)
+        pointers = (int(form == "pairs"), x.ctypes.data, y.ctypes.data, stream.ctypes.data)
+
+        def call(repeats: int, *, kept: object = (x, y, bias, stream)) -> None:
+            measure(*pointers, stride // vector, stride, bias.ctypes.data, repeats)
+
+        return call
+
+    def times(self, weight: FloatArray, stride: int, names: list[str]) -> dict[str, float]:
+        """Returns form -> nanoseconds per call, the least of several rounds in turn."""
+        calls = {name: self.bound(weight, stride=stride, form=name) for name in names}
         repeats = {}
-        for name, (_, arguments) in calls.items():
-            measure(*arguments, 1)
+        for name, call in calls.items():
+            call(1)
             begin = time.perf_counter_ns()
-            measure(*arguments, 1)
+            call(1)
             repeats[name] = max(1, round(CALL_NS / max(time.perf_counter_ns() - begin, 1)))
         best = dict.fromkeys(names, float("inf"))
         for _ in range(ROUNDS):
-            for name, (_, arguments) in calls.items():
+            for name, call in calls.items():
                 begin = time.perf_counter_ns()
-                measure(*arguments, repeats[name])
+                call(repeats[name])
                 best[name] = min(best[name], (time.perf_counter_ns() - begin) / repeats[name])
         return best
 

@@ -114,6 +114,7 @@ def capture(
     feed = [values[tensors[n.name]] if n.name in tensors else next(given) for n in places]
     shapes = _Shapes(fx.GraphModule(nn.Module(), graph))
     shapes.run(*feed)
+    _check_other_batch(graph, feed, [n.name in inputs for n in places])
     return Captured(
         module=module,
         graph=graph,
@@ -124,6 +125,18 @@ def capture(
         paths={node: _path(node) for node in graph.nodes},
         example=tuple(pytree.tree_leaves((args, kwargs))),
     )
+
+
+def _check_other_batch(graph: fx.Graph, feed: list[Tensor], is_input: list[bool]) -> None:
+    """Runs the graph with one example more: a literal size in a view passes torch.export and fails only then."""
+    more = [torch.cat([x, x[:1]]) if own else x for x, own in zip(feed, is_input, strict=True)]
+    try:
+        fx.Interpreter(fx.GraphModule(nn.Module(), graph)).run(*more)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split("\n")[0].split())[:200]
+        raise CaptureError(
+            f"the batch must stay open, but with another size the model fails: {reason} ({DOCS} says what helps)."
+        ) from error
 
 
 def _arguments(

@@ -383,10 +383,10 @@ class FromModel(Family):
         if self.options.repair != "none" and given and changed:
             repair(self, module, self.selection(arch), given, method=self.options.repair)
 
-    def repair_order(self) -> list[str]:
-        """Returns the layers that are repaired, in graph order: all that read something that may shrink or be gone."""
+    def repair_order(self, selection: Selection) -> list[str]:
+        """Returns the layers to repair, in graph order: those after the first change that can make up for it."""
         found: dict[str, None] = {}
-        for node in self._live:
+        for node in self._live[self._first_change(selection) :]:
             if node.op == "call_function" and operator_name(node) in {"linear", "conv2d"} and self._single(node):
                 path = self.captured.paths[node]
                 label = self.state.parameters[f"{path}.weight"][1]
@@ -394,6 +394,18 @@ class FromModel(Family):
                 if free or path in self.residual_readers():
                     found[path] = None
         return list(found)
+
+    def _first_change(self, selection: Selection) -> int:
+        """Returns the position of the first node that a selection changes."""
+        exits = {branch.exit for branch in selection.removed}
+        for i, node in enumerate(self._live):
+            names = [self.captured.tensors[n.name] for n in node.all_input_nodes if n.name in self.captured.tensors]
+            labels = [label for name in names for label in self.state.parameters.get(name, ()) if label is not None]
+            path = self.captured.paths[node]
+            cut = any(not selection.keep[label].all() for label in labels)
+            if node in exits or cut or path in selection.kernels or path in selection.ranks:
+                return i
+        return len(self._live)
 
     def residual_readers(self) -> dict[str, tuple[str, ...]]:
         """Returns layer -> layers that read the sum to which its output is added."""
@@ -408,7 +420,7 @@ class FromModel(Family):
             if len(self._activations) >= MAX_ACTIVATIONS:
                 self._activations.clear()
             seen = layer_seen(self.captured.module, batch, path)
-            self._activations[path, number, "input"], self._activations[path, number, "output"] = seen
+            self._activations[path, number, "input"], self._activations[path, number, "output"] = seen[:2]
         return self._activations[key]
 
     def first_output(self, output: Any) -> Tensor:

@@ -46,14 +46,14 @@ def repair(family: FromModel, module: nn.Module, selection: Selection, batches: 
     layers = {path: m for path, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     readers = family.residual_readers()
     done = 0
-    for path in family.repair_order():
+    for path in family.repair_order(selection):
         layer = layers.get(path)
         if layer is None or getattr(layer, "groups", 1) != 1 or bool((layer.weight == 0).any()):
             continue
         reader = next((r for r in readers.get(path, ()) if _has(module, r)), None)
         rows, missing = [], []
         for number, batch in enumerate(batches):
-            x, y = seen(module, batch, path)
+            x, y, now = seen(module, batch, path, reader)
             if reader is None:
                 wanted = family.original(path, number, batch, side="output")
                 label = family.state.parameters[f"{path}.weight"][0]
@@ -62,7 +62,6 @@ def repair(family: FromModel, module: nn.Module, selection: Selection, batches: 
                 lack = wanted - y
             else:
                 read = family.original(reader, number, batch, side="input")
-                now = seen(module, batch, reader)[0]
                 if read.shape != now.shape:
                     label = family.state.parameters[f"{path}.weight"][0]
                     assert label is not None
@@ -98,23 +97,33 @@ def _solve(layer: nn.Linear | nn.Conv2d, x: Tensor, lack: Tensor, method: str) -
         layer.bias += (centre_y - delta @ centre_x).to(layer.bias.dtype)
 
 
-def seen(module: nn.Module, batch: Batch, path: str) -> tuple[Tensor, Tensor]:
-    """Returns first input and output of a layer on a batch; what comes after it is not run."""
-    found: dict[str, Any] = {}
+def seen(module: nn.Module, batch: Batch, path: str, reader: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns input and output of a layer on a batch and the input of a later one; what comes after is not run.
+
+    Without `reader` the third is the output.
+    """
+    found: dict[str, Tensor] = {}
 
     def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found["pair"] = inputs[0], output
+        found["input"], found["output"] = inputs[0], output
+        if reader is None:
+            raise _Enough
+
+    def reach(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found["read"] = inputs[0]
         raise _Enough
 
-    handle = module.get_submodule(path).register_forward_hook(look)
+    handles = [module.get_submodule(path).register_forward_hook(look)]
+    if reader is not None:
+        handles.append(module.get_submodule(reader).register_forward_pre_hook(reach))
     try:
         module(*batch)
     except _Enough:
         pass
     finally:
-        handle.remove()
-    pair: tuple[Tensor, Tensor] = found["pair"]
-    return pair
+        for handle in handles:
+            handle.remove()
+    return found["input"], found["output"], found.get("read", found["output"])
 
 
 def _kept(selection: Selection, label: Any) -> Tensor:

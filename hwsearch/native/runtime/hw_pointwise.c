@@ -235,6 +235,9 @@ static void hw_finish_vector(float *y, int rows, const float *residual, int act)
 
 /* stream: for every row n, (n + 1) / 2 words of two columns of 16 bits each, n weights: 6 bytes for a non-zero, since
  * large classifiers are read from memory as fast as it gives them. */
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((optimize("no-tree-vectorize"))) /* GCC would shuffle columns and weights into vectors: 1.6 times the time */
+#endif
 void hw_sparse_vector(const float *x, float *y, const int32_t *s, int rows, hw_epilogue then)
 {
     for (int row = 0; row < rows; row++) {

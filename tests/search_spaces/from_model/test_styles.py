@@ -17,7 +17,8 @@ from search_spaces.supernet import Supernet
 from tests.search_spaces.from_model.styles import STYLES, Style, made
 from tests.search_spaces.nets import counted_macs
 
-N_SUBNETS = 50
+FEW, MANY = 5, 50
+counts = pytest.mark.parametrize("n", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 
 
 @cache
@@ -62,10 +63,11 @@ class TestStyles:
         assert type(subnet).__name__ == type(module).__name__
         assert not any(type(m).__module__.startswith(("tests", "transformers")) for m in subnet.modules())
 
-    def test_subnets_run_and_costs_are_exact(self, style: Style) -> None:
+    @counts
+    def test_subnets_run_and_costs_are_exact(self, style: Style, n: int) -> None:
         _, net = net_of(style)
         x = example(style)
-        population = net.space.sample(N_SUBNETS, np.random.default_rng(0))
+        population = net.space.sample(n, np.random.default_rng(0))
         costs = net.costs(population)
         for i, arch in enumerate(net.space.architectures(population)):
             subnet = net.extract(arch)
@@ -75,13 +77,14 @@ class TestStyles:
             assert costs.stored_bytes[i] == stored
             assert costs.metrics(i) == net.layer_costs(arch).metrics()
 
-    def test_a_subnet_is_the_original_with_zeroed_channels(self, style: Style) -> None:
+    @counts
+    def test_a_subnet_is_the_original_with_zeroed_channels(self, style: Style, n: int) -> None:
         """Independent of the graph: the user's own module, with zeros in every removed row and column."""
         _, net = net_of(style)
         x = example(style)
         made_from = family(net)
         whole = net.space.largest()
-        for arch in net.space.architectures(net.space.sample(N_SUBNETS, np.random.default_rng(1))):
+        for arch in net.space.architectures(net.space.sample(n, np.random.default_rng(1))):
             wanted = {g: v for g, v in arch.items() if g.endswith((".width", ".heads", ".groups"))}
             arch = net.space.architecture({**whole, **wanted})
             keep = made_from.selection(arch).keep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from decimal import Decimal
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hwsearch import __version__
+from hwsearch.cli.cluster import COMMANDS, runs_app
 
 app = typer.Typer(
     name="hwsearch",
@@ -663,7 +665,6 @@ def serve(
 
     Example: hwsearch serve runs/quickstart --replicas 2
     """
-    import signal
     import threading
 
     from hwsearch.serve import is_local, read_key, serving
@@ -814,11 +815,17 @@ def import_dynas(
         typer.echo(", ".join(f"{name} {value}" for name, value in answer.items()))
 
 
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+app.add_typer(runs_app, name="runs")
+
+
 def main() -> None:
     """Entry point: user mistakes are one clear line and exit code 2; a traceback only with --debug."""
     # Idle OpenMP threads sleep instead of spinning: on a busy machine a training step is then many times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `hwsearch stop`, a cluster's end of a job: as Ctrl-C
     try:
         code = app(standalone_mode=False)  # typer answers an interrupt, and Exit, with a number
     except (KeyboardInterrupt, typer.Abort):
@@ -841,7 +848,3 @@ def main() -> None:
         typer.echo("interrupted; the same command continues", err=True)
     if isinstance(code, int) and code:
         sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()
