@@ -59,7 +59,7 @@ class RunFolder:
     """Paths of one run. Makes nothing until asked to.
 
     `config.yaml`, `study.log`, `lock`, `artifacts/<sha256>/`, `supernet.safetensors`, `training/`, `devices/`,
-    `predictors/`, `front.csv`, `front.json`, `front.png`, `models/<key>/`, `environment.json`.
+    `predictors/`, `front.csv`, `front.json`, `front.png`, `report.html`, `models/<key>/`, `environment.json`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,6 +76,7 @@ class RunFolder:
         self.front_csv = path / "front.csv"
         self.front_json = path / "front.json"
         self.front_png = path / "front.png"
+        self.report = path / "report.html"
         self.environment = path / "environment.json"
 
     def require(self) -> RunFolder:

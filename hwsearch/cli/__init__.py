@@ -103,7 +103,7 @@ def run(
     ended = "; the space has no more architectures" if outcome.exhausted else ""
     console.print(f"{outcome.n_trials} trials{failed}{ended}; {len(outcome.exported)} nets exported", highlight=False)
     console.print(
-        f"{outcome.folder.path}/: front.csv, front.png, models/<key>/model.onnx", highlight=False, soft_wrap=True
+        f"{outcome.folder.path}/: report.html, front.csv, models/<key>/model.onnx", highlight=False, soft_wrap=True
     )
 
 
@@ -237,6 +237,31 @@ def front(
         _json(content)
     else:
         Console().print(front_table(content))
+
+
+@app.command()
+def report(
+    run: RunArg,
+    out: Annotated[Path | None, typer.Option(help="File to write [RUN/report.html].")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write every figure as PNG and SVG there.")
+    ] = None,
+    baseline: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Run to hold it against, such as a random one; repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML file that shows a run: fronts, trials, predictors, genes, layers. Also while it is going on.
+
+    Example: hwsearch report runs/quickstart --figures figures
+    """
+    from hwsearch.commands.report import report as command
+
+    answer = command(run, out=out, figures_to=figures, baselines=baseline or [])
+    if as_json:
+        _json(answer)
+    else:
+        typer.echo("\n".join(answer["files"]))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hwsearch.build import Plan
 from hwsearch.commands.network import network_of
 from hwsearch.objectives import COST_METRICS, Objective
 from hwsearch.results import State
-from hwsearch.runfolder import RunFolder
+from hwsearch.runfolder import RunFolder, write_atomic
 from hwsearch.service.loading import NETWORK
 from hwsearch.study import Study
 from predictors.base import LayerFunction, Sources
@@ -25,6 +26,11 @@ FIT_SECONDS = 4.0
 def predictor_path(folder: RunFolder, objective: Objective) -> Path:
     """Returns where the predictor of an objective is stored."""
     return folder.predictors / f"{objective.name}.safetensors"
+
+
+def held_out_path(folder: RunFolder, objective: Objective) -> Path:
+    """Returns where the held-out predictions of the trials are stored, for reports."""
+    return folder.predictors / f"{objective.name}.held-out.json"
 
 
 def fit_predictors(plan: Plan, study: Study, folder: RunFolder) -> None:
@@ -66,6 +72,8 @@ def fit_predictors(plan: Plan, study: Study, folder: RunFolder) -> None:
         )
         folder.predictors.mkdir(parents=True, exist_ok=True)
         save(model, path, card=card)
+        pairs = {"value": values.tolist(), "mean": held_out.mean.tolist(), "std": held_out.std.tolist()}
+        write_atomic(held_out_path(folder, objective), json.dumps({"training_digest": digest, **pairs}).encode())
 
 
 def _layers(plan: Plan) -> LayerFunction:

@@ -18,6 +18,7 @@ from hwsearch.commands.deciding import freeze
 from hwsearch.commands.exporting import Request, export_net, is_exported
 from hwsearch.commands.fitting import fit_predictors
 from hwsearch.commands.identity import check_identity, inputs
+from hwsearch.commands.report import write_report
 from hwsearch.devices.environment import machine
 from hwsearch.distribution.workers import WEIGHTS
 from hwsearch.errors import DeviceError, NoResultError, UserError
@@ -111,6 +112,7 @@ def run(config: Path, *, overrides: Sequence[str] = (), run_dir: Path | None = N
             raise NoResultError(_why_nothing(plan, study))
         observer.phase("export")
         exported = _export(plan, supernet, members, folder, observer)
+        write_report(plan, study, folder)
     return RunOutcome(
         folder=folder,
         members=tuple(members),
