@@ -26,7 +26,7 @@ from hwsearch.distribution.workers import DeviceLane, NetworkWorker
 from hwsearch.engines.base import ExactLosses, SearchEngine
 from hwsearch.engines.exact import ExactCosts
 from hwsearch.engines.warm_start import Source
-from hwsearch.errors import ConfigError, DeviceError, MissingExtraError, UserError
+from hwsearch.errors import ConfigError, DeviceError, MissingExtraError
 from hwsearch.export.base import Exporter
 from hwsearch.objectives import Objective
 from hwsearch.own_model import Scorer, fidelity_scorer, user_scorer
@@ -590,7 +590,7 @@ def _scorer(config: RunConfig, family: Family | None, dataset: Dataset | None) -
     if section.function is not None:
         try:
             return user_scorer(section.function)
-        except UserError as error:
+        except ValueError as error:
             raise ConfigError(str(error)) from error
     if section.task != "fidelity" or family is None or dataset is None:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwsearch.callables import load_callable
+from hwsearch.data.named_callables import load_callable
 from hwsearch.data.dataset import Split
 from hwsearch.errors import UserError
 from search_spaces.from_model import FromModel, SpaceOptions, space_from_model

@@ -46,7 +46,6 @@ LEVELS = {
     "checkpoints": 1,
     "construct": 1,
     "runfolder": 1,
-    "callables": 0,
     "torch_program": 0,
     "graphs": 0,
     "results": 0,

@@ -30,17 +30,24 @@ def lower(trace: Trace, dtypes: list[torch.dtype]) -> Network:
         if dtype not in (torch.float32, torch.int64):
             raise Unsupported(f"an input of type {dtype}")
     used = [call for call in trace.calls if any(output.number in lowering.uses for output in call.outputs)]
-    unknown = sorted({call.name for call in used if _plain_name(call) not in FUNCTIONS})
+    unknown = {call.name: _place(call) for call in used if _plain_name(call) not in FUNCTIONS}
     if unknown:
-        raise Unsupported(f"no kernel for {', '.join(unknown)}")
+        raise Unsupported(f"no kernel for {', '.join(f'{name}{place}' for name, place in sorted(unknown.items()))}")
     for call in used:
-        FUNCTIONS[_plain_name(call)](lowering, call)
+        try:
+            FUNCTIONS[_plain_name(call)](lowering, call)
+        except Unsupported as error:
+            raise Unsupported(f"{error}{_place(call)}") from error
     out = lowering.plain(lowering.ref(trace.output))
     if out.buffer < 0:
         raise Unsupported("an output that is an input")
     names = {torch.float32: "float", torch.int64: "int64_t"}
     inputs = tuple((value.shape[1:], names[dtype]) for value, dtype in zip(trace.inputs, dtypes, strict=True))
     return Network(tuple(lowering.nodes), tuple(lowering.buffers), inputs, out.buffer, out.shape)
+
+
+def _place(call: Call) -> str:
+    return f" in layer {call.layer}" if call.layer else ""
 
 
 def _plain_name(call: Call) -> str:

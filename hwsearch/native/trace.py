@@ -7,12 +7,14 @@ ordinary Python (`x.shape`, `if`, loops) is followed. A value that would decide 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from hwsearch.errors import UserError
@@ -44,12 +46,14 @@ class Call:
         args: positional arguments.
         options: keyword arguments.
         outputs: several for functions that give a tuple.
+        layer: path of the module that makes the call; empty for the outermost.
     """
 
     name: str
     args: tuple[Any, ...]
     options: dict[str, Any]
     outputs: tuple[Value, ...]
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class _Recorder(TorchFunctionMode):
         self.known: dict[int, tuple[Tensor, Value, int]] = {}  # by identity: tensor (kept alive), value, version
         self.calls: list[Call] = []
         self.count = 0
+        self.paths: list[str] = []
 
     def value(self, tensor: Tensor) -> Value:
         value = Value(self.count, tuple(tensor.shape))
@@ -86,7 +91,8 @@ class _Recorder(TorchFunctionMode):
             return result
         results = result if isinstance(result, tuple | list) else (result,)
         if all(isinstance(r, Tensor) for r in results):
-            self.calls.append(Call(name, *noted, tuple(map(self.value, results))))
+            outputs = tuple(map(self.value, results))
+            self.calls.append(Call(name, *noted, outputs, self.paths[-1] if self.paths else ""))
         elif any(isinstance(r, Tensor) for r in results):
             raise Unsupported(f"function {name}, which gives more than tensors")
         return result
@@ -119,7 +125,7 @@ def trace_module(module: nn.Module, example: Sequence[Tensor]) -> Trace:
     inputs = [tensor.clone() for tensor in example]
     values = tuple(map(recorder.value, inputs))
     try:
-        with torch.no_grad(), recorder:
+        with torch.no_grad(), recorder, _paths_known(module, recorder):
             output = module(*inputs)
     except Unsupported:
         raise
@@ -130,6 +136,27 @@ def trace_module(module: nn.Module, example: Sequence[Tensor]) -> Trace:
     if id(output) not in recorder.known:
         raise Unsupported("an output that does not depend on the inputs")
     return Trace(values, tuple(recorder.calls), recorder.known[id(output)][1])
+
+
+@contextmanager
+def _paths_known(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Keeps the path of the part of `module` that runs in the recorder."""
+    names = {part: name for name, part in module.named_modules()}
+
+    def enter(part: nn.Module, inputs: Any) -> None:
+        if part in names:
+            recorder.paths.append(names[part])
+
+    def leave(part: nn.Module, inputs: Any, output: Any) -> None:
+        if part in names:
+            recorder.paths.pop()
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _flat(values: Any) -> Any:

@@ -151,7 +151,7 @@ def _arguments(
         kwargs = dict(example)
     else:
         args = tuple(example)
-    every = [*args, *kwargs.values()]
+    every: list[Any] = [*args, *kwargs.values()]
     if not every or any(not isinstance(x, Tensor) or x.dim() == 0 for x in every):
         raise CaptureError("example_inputs must be tensors with a leading batch dimension, at least one.")
     if len({len(x) for x in every}) > 1:

@@ -315,7 +315,7 @@ class FromModel(Family):
             if isinstance(old, nn.Linear):
                 layer: nn.Linear | nn.Conv2d = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
             else:
-                layer = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], bias=False)  # type: ignore[arg-type]
+                layer = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], bias=False)
             layer.weight = nn.Parameter(weight.detach().clone())
             self._factors[key] = factorise(layer, rank)
             if len(self._factors) > CACHE:

@@ -85,16 +85,16 @@ def width_groups(
     taken: set[str] = set()
     for number in sorted(members):
         every = np.unique(np.concatenate([free[p] for p in members[number]]))
-        first = state.producers[members[number][0]]
+        source = state.producers[members[number][0]]
         held = [int((units.of[state.producers[p].label][:, None] == every).sum(0).max()) for p in members[number][:1]]
         counts = _counts(len(every), held[0], ratios, multiple)
         if len(counts) < 2:
-            fixed.append(Fixed(first.name, len(first.label), len(first.label), "has no smaller choice"))
+            fixed.append(Fixed(source.name, len(source.label), len(source.label), "has no smaller choice"))
             continue
         kind = "width" if held[0] == 1 else "heads" if heads.issuperset(map(int, every)) else "groups"
-        gene, again = f"{first.name}.{kind}", 2
+        gene, again = f"{source.name}.{kind}", 2
         while gene in taken:
-            gene, again = f"{first.name}.{kind}_{again}", again + 1
+            gene, again = f"{source.name}.{kind}_{again}", again + 1
         taken.add(gene)
         producers = tuple(dict.fromkeys(state.producers[p].name for p in members[number]))
         groups.append(WidthGroup(gene, every, held[0], counts, producers))

@@ -96,7 +96,7 @@ def input_grams(family: FromModel, names: Sequence[str], batches: Sequence[Batch
 
             def collect(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
                 rows = unfolded(module, inputs[0]).double()
-                found[name] = found.get(name, 0) + rows.T @ rows  # type: ignore[assignment]
+                found[name] = found.get(name, 0) + rows.T @ rows
 
             handles.append(layer.register_forward_pre_hook(collect))
     try:

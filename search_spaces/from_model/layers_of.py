@@ -137,36 +137,42 @@ def _groups(state: Walk, args: Mapping[str, Any], selection: Selection) -> int:
 
 def _make(old: nn.Module, size: Any, *, args: Mapping[str, Any], groups: int, kernel: int | None) -> nn.Module:
     bias = getattr(old, "bias", None) is not None
+    kind: Any
+    made: nn.Module
     if isinstance(old, nn.Linear):
         return nn.Linear(size("weight", 1), size("weight", 0), bias=bias)
     if isinstance(old, _ConvTransposeNd):
-        return type(old)(
+        kind = type(old)
+        made = kind(
             size("weight", 0),
             size("weight", 1) * groups,
-            old.kernel_size,  # type: ignore[arg-type]
-            stride=old.stride,  # type: ignore[arg-type]
-            padding=old.padding,  # type: ignore[arg-type]
-            output_padding=old.output_padding,  # type: ignore[arg-type]
+            old.kernel_size,
+            stride=old.stride,
+            padding=old.padding,
+            output_padding=old.output_padding,
             groups=groups,
             bias=bias,
-            dilation=old.dilation,  # type: ignore[arg-type]
+            dilation=old.dilation,
         )
+        return made
     if isinstance(old, _ConvNd):
         sides, padding = old.kernel_size, old.padding
         if kernel is not None:
             assert not isinstance(padding, str)
             padding = tuple(p - d * (k - kernel) // 2 for p, d, k in zip(padding, old.dilation, sides, strict=True))
             sides = (kernel,) * len(sides)
-        return type(old)(
+        kind = type(old)
+        made = kind(
             size("weight", 1) * groups,
             size("weight", 0),
-            sides,  # type: ignore[arg-type]
-            stride=old.stride,  # type: ignore[arg-type]
-            padding=padding,  # type: ignore[arg-type]
-            dilation=old.dilation,  # type: ignore[arg-type]
+            sides,
+            stride=old.stride,
+            padding=padding,
+            dilation=old.dilation,
             groups=groups,
             bias=bias,
         )
+        return made
     if isinstance(old, _BatchNorm):
         return type(old)(size("running_mean", 0), eps=old.eps, momentum=old.momentum, affine=old.affine)
     if isinstance(old, nn.LayerNorm):

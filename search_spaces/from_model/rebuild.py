@@ -90,7 +90,7 @@ def live_nodes(captured: Captured, removed: tuple[Branch, ...]) -> set[fx.Node]:
         if node in instead:
             queue.append(instead[node])
         elif operator_name(node) in {"lstm", "gru"} and layer_of(captured, node) is not None:
-            queue += [node.args[0], *(p for p in node.args[2])]  # type: ignore[list-item, union-attr]
+            queue += [node.args[0], *node.args[2]]
         else:
             queue += node.all_input_nodes
     return found
@@ -214,7 +214,7 @@ class _Rebuilder:
 
     def emit_function(self, node: fx.Node, name: str) -> fx.Node:
         args = arguments(node)
-        labels = self.state.axes.get(node)
+        labels: Any = self.state.axes.get(node)
         mapped = {key: fx.node.map_arg(value, self.value) for key, value in args.items()}
         x = mapped.get("self", mapped.get("input"))
         if name == "getitem":

@@ -187,7 +187,8 @@ def unbind(state: Walk, node: fx.Node, args: Mapping[str, Any]) -> Value:
 def item(state: Walk, node: fx.Node, args: Mapping[str, Any]) -> Value:
     """One of several values."""
     value = state.axes.get(node.args[0])  # type: ignore[arg-type]
-    return value[node.args[1]] if isinstance(value, list) else state.fixed(node)
+    at: Any = node.args[1]
+    return value[at] if isinstance(value, list) else state.fixed(node)
 
 
 def permute(state: Walk, node: fx.Node, args: Mapping[str, Any]) -> Value:

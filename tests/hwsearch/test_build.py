@@ -48,8 +48,8 @@ def test_every_entry_of_every_table_is_there(group: str) -> None:
     base = {"families": Family, "engines": SearchEngine, "devices": Device, "exporters": Exporter}.get(group)
     for name in build.GROUPS[group]:
         target = build.named(group, name, "somewhere")
-        assert inspect.isclass(target)
-        if base is not None:
+        assert callable(target)
+        if base is not None and inspect.isclass(target):  # a family may be made by a function
             assert issubclass(target, base)
             assert not inspect.isabstract(target)
 

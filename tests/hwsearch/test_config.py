@@ -25,7 +25,7 @@ def test_defaults_are_written_out() -> None:
     stored = config.to_dict()
     assert stored["executor"]["retries"] == 1
     assert stored["evaluation"]["calibration_images"] == 512
-    assert stored["export"] == {"nets": "all"}
+    assert stored["export"] == {"nets": "all", "license": None}
 
 
 @pytest.mark.parametrize(

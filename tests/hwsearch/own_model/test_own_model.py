@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hwsearch import build
-from hwsearch.callables import load_callable
+from hwsearch.data.named_callables import load_callable
 from hwsearch.commands.query import space
 from hwsearch.commands.run import run
 from hwsearch.errors import ConfigError, UserError
@@ -91,7 +91,7 @@ def test_space_says_what_stays_fixed_and_why(tmp_path: Path) -> None:
     ],
 )
 def test_references_that_name_nothing(reference: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_callable(reference, "model")
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hwsearch.errors import UserError
-
 
 def load_callable(reference: str, where: str) -> Callable[..., Any]:
     """Returns the function that a reference names; its code is run, as an import does.
@@ -21,16 +19,16 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
         where: key of the configuration, for messages.
 
     Raises:
-        UserError: malformed, or no such module, file or function.
+        ValueError: malformed, or no such module, file or function.
     """
     source, colon, name = reference.rpartition(":")
     if not colon or not source or not name.isidentifier():
-        raise UserError(f"{where} must be module:function or file.py:function, but got {reference!r}.")
+        raise ValueError(f"{where} must be module:function or file.py:function, but got {reference!r}.")
     module = _from_file(Path(source), where) if source.endswith(".py") else _imported(source, where)
     found = getattr(module, name, None)
     if not callable(found):
         known = sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_"))
-        raise UserError(f"{where} must name a function of {source} ({known}), but got {name!r}.")
+        raise ValueError(f"{where} must name a function of {source} ({known}), but got {name!r}.")
     made: Callable[..., Any] = found
     return made
 
@@ -38,7 +36,7 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
 def _from_file(path: Path, where: str) -> Any:
     path = path.expanduser().absolute()
     if not path.is_file():
-        raise UserError(f"{where} must name a Python file, but {path} does not exist.")
+        raise ValueError(f"{where} must name a Python file, but {path} does not exist.")
     name = f"hwsearch_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
@@ -63,7 +61,7 @@ def _imported(name: str, where: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != name.split(".")[0] and error.name != name:
             raise
-        raise UserError(f"{where} must name a module that can be imported, but there is no {name!r}.") from error
+        raise ValueError(f"{where} must name a module that can be imported, but there is no {name!r}.") from error
     finally:
         if added:
             sys.path.remove(here)
