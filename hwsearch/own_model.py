@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwsearch.data.named_callables import load_callable
 from hwsearch.data.dataset import Split
+from hwsearch.data.named_callables import load_callable
 from hwsearch.errors import UserError
 from search_spaces.from_model import FromModel, SpaceOptions, space_from_model
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsearch.data.named_callables import load_callable
 from hwsearch.data.dataset import Dataset, Split
+from hwsearch.data.named_callables import load_callable
 from hwsearch.data.spec import DataError, DataSpec
 
 

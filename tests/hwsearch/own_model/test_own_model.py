@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from hwsearch import build
-from hwsearch.data.named_callables import load_callable
 from hwsearch.commands.query import space
 from hwsearch.commands.run import run
+from hwsearch.data.named_callables import load_callable
 from hwsearch.errors import ConfigError, UserError
 from hwsearch.own_model import agreement, user_scorer
 from tests.hwsearch.runs import Silent
