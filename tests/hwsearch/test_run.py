@@ -427,7 +427,7 @@ def test_costs_alone_leave_nothing_to_export(tmp_path: Path, cli: Cli) -> None:
 
 def test_a_limited_metric_that_is_no_objective(tmp_path: Path) -> None:
     raw = digits(
-        objectives=["accuracy", "macs"],
+        objectives=["accuracy", "stored_bytes"],
         limits=[{"metric": "latency_ms@far", "max": 1e9}],
         devices={"far": {"runtime": "simulated"}},
         training={"epochs": 1, "batch_size": 64},
