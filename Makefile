@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := hwsearch predictors search_spaces tests benchmarks
+SOURCES := hwsearch predictors search_spaces tests benchmarks examples
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help quickstart test lint format types dist docs clean

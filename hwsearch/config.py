@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -404,3 +405,18 @@ def raise_problems(problems: Sequence[str], source: str) -> None:
         raise ConfigError(f"{source}: {problems[0]}")
     if problems:
         raise ConfigError(f"{source}: {len(problems)} problems:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def json_schema() -> str:
+    """Returns the JSON Schema of a configuration (draft 2020-12), for editors: names of keys, types and ranges.
+
+    Objectives may be written short. Names of families, engines and devices, and their settings, are not in it: those
+    that are installed decide, and `build` reports them.
+    """
+    schema = RunConfig.model_json_schema()
+    section = schema["$defs"]["ObjectiveSection"]
+    schema["$defs"]["ObjectiveSection"] = {"anyOf": [{"type": "string"}, section]}
+    schema["properties"].pop("decided")  # written by hwsearch
+    del schema["$defs"]["DecidedSection"]
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return json.dumps(schema, indent=2) + "\n"

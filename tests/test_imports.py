@@ -19,6 +19,7 @@ THIS_TABLE = "LEVELS in tests/test_imports.py"
 LEVELS = {
     "__main__": 7,
     "cli": 6,
+    "api": 6,
     "commands": 5,
     "serve": 5,
     "build": 4,

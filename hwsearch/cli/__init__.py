@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from hwsearch import __version__
-from hwsearch.cli.cluster import COMMANDS, runs_app
+from hwsearch.cli import cluster, looking
+from hwsearch.cli.cluster import runs_app
 
 app = typer.Typer(
     name="hwsearch",
@@ -815,7 +816,7 @@ def import_dynas(
         typer.echo(", ".join(f"{name} {value}" for name, value in answer.items()))
 
 
-for name, command in COMMANDS.items():
+for name, command in {**cluster.COMMANDS, **looking.COMMANDS}.items():
     app.command(name)(command)
 app.add_typer(runs_app, name="runs")
 

@@ -101,7 +101,8 @@ def _short(value: float | None) -> float | None:
 
 
 def _trials(study: Study, names: Sequence[str]) -> dict[str, Any]:
-    active = study.space.active(np.stack([t.row for t in study.trials])) if study.trials else []
+    rows = np.array([t.row for t in study.trials], dtype=np.uint8).reshape(-1, study.space.n_genes)
+    active = study.space.active(rows)
     return {
         "index": [t.index for t in study.trials],
         "key": [t.key for t in study.trials],

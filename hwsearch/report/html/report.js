@@ -51,7 +51,7 @@ function figure(parent, { title, caption, height = 300, controls = [] }, draw) {
   const node = make("figure", {}, make("h3", {}, title), ...controls, plot, make("figcaption", {}, caption || ""));
   parent.append(node);
   const redraw = () => { plot.replaceChildren(); draw(plot, Math.max(240, plot.clientWidth), height); };
-  redraws.push(redraw); redraw();
+  redraws.push(redraw); // drawn once all figures stand: only then are the columns of the page known
   return { node, plot, redraw };
 }
 function axes(plot, width, height, { x, y, left = 56, name }) {
@@ -78,7 +78,9 @@ function cloud(plot, area, width, height, xs, ys, radius) {
   pen.scale(ratio, ratio); pen.fillStyle = colour("--trial"); pen.globalAlpha = xs.length > 2000 ? 0.35 : 0.6;
   for (let i = 0; i < xs.length; i++) {
     px[i] = xs[i] === null || ys[i] === null ? NaN : area.sx(xs[i]); py[i] = px[i] === px[i] ? area.sy(ys[i]) : NaN;
-    if (px[i] === px[i]) { pen.beginPath(); pen.arc(px[i], py[i], radius, 0, 7); pen.fill(); }
+    if (px[i] !== px[i]) continue;
+    if (xs.length > 2000) pen.fillRect(px[i] - radius, py[i] - radius, 2 * radius, 2 * radius); // many times faster
+    else { pen.beginPath(); pen.arc(px[i], py[i], radius, 0, 7); pen.fill(); }
   }
   return { px, py };
 }
@@ -330,5 +332,5 @@ addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidt
 let before = false;
 addEventListener("beforeprint", () => { before = root.classList.contains("dark"); setTheme(false); });
 addEventListener("afterprint", () => setTheme(before));
-redraws.forEach(f => f()); // columns were only known once all figures stood
+redraws.forEach(f => f());
 root.dataset.ready = "yes";
