@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from hwsearch.distribution.executor import Executor
 from hwsearch.distribution.jobs import (
@@ -141,6 +141,7 @@ class RayExecutor(Executor):
         self._weights = None if weights is None else ray.put(weights)
         self._refs: dict[Any, Slot] = {}
         self._hosts: dict[Any, Slot] = {}  # workers that have not said yet where they live
+        self._doubted: set[Slot] = set()  # out of reach: whether the worker or its node is gone is not known yet
         self._made: dict[Slot, float] = {}
         self._starts: dict[Slot, int] = {}
         self._n_made = 0
@@ -244,6 +245,7 @@ class RayExecutor(Executor):
             self._worker_failed(slot, None, 0, f"{death} {STARTS} times while it was starting")
 
     def _forget(self, slot: Slot) -> None:
+        self._doubted.discard(slot)
         for refs in (self._refs, self._hosts):
             for ref in [r for r, s in refs.items() if s is slot]:
                 del refs[ref]
@@ -294,7 +296,13 @@ class RayExecutor(Executor):
         for ref in ready:
             slot = self._refs.pop(ref)
             try:
-                out.append((slot, ray.get(ref)))
+                answer = ray.get(ref)
+                doubted = slot in self._doubted
+                out.append((slot, HostLost("its connection broke") if doubted else answer))
+            except ActorUnavailableError:
+                self._doubted.add(slot)
+                self._refs[slot.worker.host.remote()] = slot  # its answer will say what became of the worker
+                continue
             except RayActorError as error:
                 death = _death(error)
                 out.append((slot, HostLost(str(death)) if self._host_is_gone(slot) else death))
