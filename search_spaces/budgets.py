@@ -69,7 +69,7 @@ def keep_counts(shapes: Shapes, densities: Mapping[str, float]) -> dict[str, int
     exact = {name: min(densities[name], 1.0) * sizes[name] for name in shapes}
     # A hair above, so that 0.1 * 30 = 3.0000000000000004 and its lower neighbours count alike.
     counts = {name: max(1, int(value + 1e-9)) for name, value in exact.items()}
-    missing = round(sum(exact.values())) - sum(counts.values())
+    missing = round(round(sum(exact.values()), 6)) - sum(counts.values())  # a sum of floats may miss a half by a hair
     for name in sorted(shapes, key=lambda n: counts[n] - exact[n]):
         if missing > 0 and counts[name] < sizes[name]:
             counts[name], missing = counts[name] + 1, missing - 1

@@ -266,7 +266,7 @@ def test_a_complete_run_is_not_done_again(copied: Path) -> None:
     assert outcome.n_trials == 12
     assert len(outcome.exported) == len(outcome.members) > 0
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
-    assert changed <= {"config.yaml", "environment.json", "lock", "front.png"}
+    assert changed <= {"config.yaml", "environment.json", "lock", "front.png", "report.html"}
 
 
 def test_a_larger_budget_validates_the_new_front(copied: Path) -> None:

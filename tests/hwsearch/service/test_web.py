@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -279,6 +280,8 @@ def test_a_bug_is_a_problem_document_without_details(
         raise RuntimeError("path /secret")
 
     monkeypatch.setattr(web, "predict", broken)
+    # Libraries that configure logging switch off the loggers that are there before them.
+    monkeypatch.setattr(logging.getLogger("hwsearch.service"), "disabled", False)
     status, content = asyncio.run(call(Service(catalog), [BODY]))
     assert status == 500
     assert "/secret" in caplog.text
