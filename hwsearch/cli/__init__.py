@@ -79,7 +79,7 @@ def _json(value: Any) -> None:
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that describes the run.")],
     overrides: SetOption = None,
-    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run [runs/<name>].")] = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run (default: runs/NAME).")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search, validate and export. The same command continues a run that was interrupted.
@@ -112,7 +112,9 @@ def run(
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that describes one training.")],
     overrides: SetOption = None,
-    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the result [runs/<name>].")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Folder of the result (default: runs/NAME).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one network with sparse recipes; score and export it. The same command continues.
@@ -143,8 +145,8 @@ def train(
 @app.command()
 def finetune(
     net: Annotated[str, typer.Argument(metavar="RUN:KEY", help="Net of a run's front.")],
-    epochs: Annotated[int | None, typer.Option(help="[those of the run's training]", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="[a quarter of the run's]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default: those of the run's training.", min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: a quarter of the run's.")] = None,
     teacher: Annotated[Teacher, typer.Option(help="Whose soft labels it learns from.")] = Teacher.supernet,
     as_json: JsonOption = False,
 ) -> None:
@@ -177,7 +179,7 @@ def verify(
     key: Annotated[list[str] | None, typer.Option(help="Net of the front; may be given again.")] = None,
     nets: Annotated[int, typer.Option(help="How many nets, spread over the front.", min=1)] = 3,
     seeds: Annotated[int, typer.Option(help="Trainings of every control.", min=1)] = 3,
-    epochs: Annotated[int | None, typer.Option(help="[those of the run's training]", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default: those of the run's training.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold found nets against trainings from scratch, random masks, and small dense networks.
@@ -243,7 +245,7 @@ def front(
 @app.command()
 def report(
     run: RunArg,
-    out: Annotated[Path | None, typer.Option(help="File to write [RUN/report.html].")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: RUN/report.html).")] = None,
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write every figure as PNG and SVG there.")
     ] = None,
@@ -281,7 +283,7 @@ def export(
     device: Annotated[
         list[str] | None, typer.Option(help="To time it on besides the run's: YAML file or runtime's name; repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to [RUN/models].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: RUN/models).")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -476,9 +478,9 @@ def fit(
     model: ModelOption = "auto",
     log: LogOption = False,
     device: Annotated[str | None, typer.Option(help="Name of the device that the labels are of.")] = None,
-    unit: Annotated[str | None, typer.Option(help="Of the labels [that of the metric].")] = None,
+    unit: Annotated[str | None, typer.Option(help="Of the labels (default: that of the metric).")] = None,
     maximize: Annotated[
-        bool | None, typer.Option("--maximize/--minimize", help="Which labels are good [that of the metric].")
+        bool | None, typer.Option("--maximize/--minimize", help="Which labels are good (default: as the metric says).")
     ] = None,
     batch: Annotated[int, typer.Option(help="Examples per measured call.")] = 1,
     from_devices: FromDevicesOption = None,
@@ -579,7 +581,8 @@ def query_(
         list[str] | None, typer.Option(help="That answers keep: accuracy:min=0.97, latency_ms@cpu:max=2; repeatable.")
     ] = None,
     which: Annotated[
-        list[str] | None, typer.Option("--from", metavar="trials|predictors", help="Where from [both]; repeatable.")
+        list[str] | None,
+        typer.Option("--from", metavar="trials|predictors", help="Where from (default: both); repeatable."),
     ] = None,
     count: Annotated[int, typer.Option(help="Measured and predicted answers, of each at most.")] = 5,
     candidates: Annotated[int, typer.Option(help="Architectures that predictors are asked about.")] = 10_000,
@@ -652,7 +655,7 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8642,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with the key that requests must carry [$HWSEARCH_API_KEY].")
+        Path | None, typer.Option(help="File with the key that requests must carry (default: $HWSEARCH_API_KEY).")
     ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16 * 2**20,
     max_architectures: Annotated[int, typer.Option(min=1, help="In one prediction.")] = 10_000,
@@ -660,7 +663,7 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="YAML file whose network gives layer costs to predictors in files.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster [one is started here].")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster (default: one is started here).")] = None,
 ) -> None:
     """Answer predictions and queries over HTTP until interrupted.
 
@@ -799,7 +802,7 @@ def import_dynas(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Result CSV of DyNAS-T.")],
     space: Annotated[str, typer.Option(help="Configuration whose run gets the trials; or a family, with --out.")],
     device: Annotated[str | None, typer.Option(help="Device of the configuration that measured the latencies.")] = None,
-    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run [runs/<name>].")] = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run (default: runs/NAME).")] = None,
     out: Annotated[Path | None, typer.Option(help="Write a table of genes and metrics instead.")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -29,7 +29,7 @@ def submit(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set search.trials=200")
     ] = None,
     run_dir: Annotated[
-        str | None, typer.Option("--run-dir", help="Folder of the run on the cluster [~/hwsearch-runs/<name>].")
+        str | None, typer.Option("--run-dir", help="Folder of the run on the cluster (default: ~/hwsearch-runs/NAME).")
     ] = None,
     pip: Annotated[list[str] | None, typer.Option(help="Package to install for the job; may be given again.")] = None,
     image: Annotated[str | None, typer.Option(help="Container image that the job runs in.")] = None,
