@@ -98,7 +98,7 @@ CONTROL = FixedNet(
     head=1280,
     classes=1000,
 )
-"""Of the same class, with 2.5 times the weights of the reference, as many nets have that are searched: what the
+"""Of the same class, with 2.2 times the weights of the reference, as many nets have that are searched: what the
 neighbours take of the shared cache and the memory must show in its ratio as it does in theirs. A control that was as
 small as the reference did not see run-to-run changes of 3 % that all candidates shared (benchmarks/measurement)."""
 SMALL_REFERENCE = FixedNet(

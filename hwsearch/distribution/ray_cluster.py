@@ -14,6 +14,8 @@ import ray
 from hwsearch.errors import UserError, WorkerError
 
 OBJECT_STORE_BYTES = 512 * 2**20
+STARTS = 2
+"""How often a local Ray is tried."""
 HEAD_SILENT_S = 20.0
 """The head may be this long out of reach before the run ends; Ray itself ends the process after a minute."""
 
@@ -26,13 +28,7 @@ def join(address: str | None, *, namespace: str | None = None, runtime_env: Mapp
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:
-        ray.init(
-            address="local",  # not a cluster that an environment variable names
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
+        _start_here()
         return
     try:
         knock(address)
@@ -50,6 +46,28 @@ def join(address: str | None, *, namespace: str | None = None, runtime_env: Mapp
         raise UserError(
             f"executor.address must be a running Ray cluster, but {address!r} does not answer: {reason}"
         ) from error
+
+
+def _start_here() -> None:
+    for attempt in range(STARTS):
+        try:
+            ray.init(
+                address="local",  # not a cluster that an environment variable names
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+        except Exception as error:  # Ray raises plain exceptions when a busy machine makes it wait too long
+            ray.shutdown()
+            if attempt == STARTS - 1:
+                reason = " ".join(str(error).split())[:200]
+                raise WorkerError(
+                    f"Ray must start on this machine, but {STARTS} times: {reason}. "
+                    "The same command continues; executor.kind=serial works without Ray"
+                ) from error
+        else:
+            return
 
 
 def knock(address: str) -> None:

@@ -10,9 +10,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from hwsearch.distribution import ray_cluster
 from hwsearch.distribution.jobs import Limits, Resources
 from hwsearch.distribution.ray_executor import RayExecutor
-from hwsearch.errors import UserError
+from hwsearch.errors import UserError, WorkerError
 from tests.contracts.executor_contract import drive, evaluate_jobs
 from tests.contracts.fake_workers import FakeFactory
 
@@ -66,6 +67,38 @@ def test_workers_follow_the_nodes_and_nothing_is_lost(cluster: Cluster, tmp_path
         assert all(r.evaluation.error is None and "retries" not in r.evaluation.attributes for r in rest.values())
     finally:
         executor.close()
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def init(**options: object) -> None:
+        tries.append(options)
+        raise Exception("The current node timed out\nduring startup.")
+
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
+    with pytest.raises(
+        WorkerError, match=r"Ray must start .*, but 2 times: The current node timed out during"
+    ) as caught:
+        ray_cluster.join(None)
+    assert len(tries) == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_silent_head_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def knock(address: str) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(ray_cluster, "knock", knock)
+    watch = object.__new__(ray_cluster.HeadWatch)
+    watch.address, watch.silent_s = "10.0.0.1:6379", 0.0
+    watch._heard = watch._tried = time.monotonic() - 10
+    with pytest.raises(
+        WorkerError, match=r"the head of the Ray cluster must answer, but 10\.0\.0\.1:6379 is silent"
+    ) as caught:
+        watch.check()
+    assert "the same command continues on a new head" in str(caught.value)
 
 
 @pytest.mark.parametrize(
