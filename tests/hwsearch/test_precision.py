@@ -148,6 +148,8 @@ def test_each_device_measures_what_it_admits_and_has_a_front_of_its_own(tmp_path
 
 
 def test_two_engines_one_accuracy_pass_per_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
     calls: list[tuple[str, str, str]] = []
     real = workers.evaluate_artifact
 

@@ -41,6 +41,8 @@ def key_of(folder: Path) -> str:
 
 
 def test_every_form_is_run_by_its_engine_and_told_by_the_card(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
     device = tmp_path / "other.yaml"
     device.write_text("runtime: torch\nwarmup: 1\nrepeats: 3\nmax_seconds: 0.05\n")
     forms = ["onnx", "onnx-int8", "openvino", "openvino-int8", "pt2"]
