@@ -331,8 +331,22 @@ def measure(
     if as_json:
         _json(rows)
         return
-    columns = ["device", "format", "precision", "metric", "value", "half_width", "unit", "repeats", "batch"]
-    Console().print(rows_table([row for row in rows if row["error"] is None], columns, model))
+    shown = []
+    for row in rows:
+        if row["error"] is None:
+            spread = f" ±{row['half_width']:.2g}" if row["half_width"] else ""
+            shown.append(
+                {
+                    "device": row["device"],
+                    "artifact": f"{row['format']} {row['precision']}",
+                    "metric": row["metric"],
+                    "value": f"{row['value']:.4g}{spread} {row['unit']}",
+                    "repeats": row["repeats"],
+                    "batch": row["batch"],
+                }
+            )
+    typer.echo(model)
+    Console().print(rows_table(shown, ["device", "artifact", "metric", "value", "repeats", "batch"], "Measured here"))
     for row in rows:
         if row["error"] is not None:
             typer.echo(f"{row['device']}: {row['error']}", err=True)

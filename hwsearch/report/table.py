@@ -88,8 +88,8 @@ def exports_table(exports: Mapping[str, Mapping[str, Any]]) -> Table:
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> Table:
     """Returns a table of plain rows."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
-    for i, column in enumerate(columns):  # a long path takes more lines rather than room from the numbers
-        table.add_column(column, overflow="fold", no_wrap=i > 0)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*[number(row[c]) if isinstance(row[c], float | int) else escape(str(row[c])) for c in columns])
     return table

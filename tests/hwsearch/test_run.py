@@ -731,9 +731,9 @@ def test_measure_a_file_and_a_net_of_a_run(finished: Path, tmp_path: Path, cli: 
     assert error.startswith(f"Error: no device could measure {model}: device torch must be given torch artifacts")
     assert error.count("\n") == 1
     # A net of a run is exported for what a device opens.
-    code, out, error = cli("measure", f"{finished}:{key}", "--device", "torch", "--device", "openvino", "--json")
+    code, out, error = cli("measure", f"{finished}:{key}", "--device", "torch", "--device", "onnxruntime", "--json")
     assert code == 0, error
-    assert [(row["device"], row["format"]) for row in strict(out)] == [("torch", "torch"), ("openvino", "onnx")]
+    assert [(row["device"], row["format"]) for row in strict(out)] == [("torch", "torch"), ("onnxruntime", "onnx")]
     code, out, _ = cli("measure", model, "--device", device, "--batch", "2")
     assert code == 0
     assert "latency_ms" in out

@@ -157,9 +157,12 @@ def test_survives_a_killed_replica_and_counts_on(server: Server) -> None:
     os.kill(victim, signal.SIGKILL)
     # Connections that the kernel gives to a process while it dies are reset; what comes after must be answered.
     psutil.wait_procs([p for p in server.replicas() if p.pid == victim], timeout=10)
-    statuses, end = [], time.monotonic() + 90
+    statuses, n_reset, end = [], 0, time.monotonic() + 90
     while time.monotonic() < end:
-        statuses.append(server.ask("/v1/predict", {"architectures": least})[0])
+        try:
+            statuses.append(server.ask("/v1/predict", {"architectures": least})[0])
+        except ConnectionResetError:
+            n_reset += 1  # a connection that the kernel had given to the dying process already
         alive = {p.pid for p in server.replicas()} - {victim}
         if len(alive) == 2 and len(statuses) > 20:
             break
@@ -168,6 +171,7 @@ def test_survives_a_killed_replica_and_counts_on(server: Server) -> None:
         pytest.fail(f"the killed replica was not replaced; answers: {statuses}")
     # A request that was inside the replica when it died may fail; nobody was, and later ones must not.
     assert statuses == [200] * len(statuses)
+    assert n_reset <= 1
     assert _requests(server) >= before + len(statuses) - 1
 
 
