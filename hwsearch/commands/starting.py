@@ -155,8 +155,8 @@ def configuration(told: Answers) -> str:
     if SPARSITY[told.sparsity]:
         parts += [
             "",
-            "# Zeros are choices too, per stage of the network. Patterns that no objective gains from are left out, and the",
-            "# run says so: most engines compute zeros like any number, but stored bytes always shrink.",
+            "# Zeros are choices too, per stage of the network. Patterns that no objective gains from are left",
+            "# out, and the run says so: most engines compute zeros like any number, but stored bytes always shrink.",
             f"sparsity: {{per: stage, choices: [{', '.join(_quoted(c) for c in SPARSITY[told.sparsity])}]}}",
         ]
     parts += [
