@@ -44,6 +44,11 @@ class Block:
         return f"{self.page}:{self.line}"
 
     @property
+    def how(self) -> str:
+        """How a block as a whole is treated: run, slow, not run."""
+        return next((mark.what for mark in self.marks if mark.what != "yaml" and not mark.which), "run")
+
+    @property
     def kind(self) -> str:
         """What a YAML block is: config (the default), device, task, genes."""
         return next((mark.which[0] for mark in self.marks if mark.what == "yaml"), "config")

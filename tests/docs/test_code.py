@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hwsearch.build import DEVICES, load_raw
+from hwsearch.build import load_raw
+from hwsearch.build.registry import DEVICES
 from hwsearch.commands.benchmark import load_comparison
 from hwsearch.commands.query import device_spec
 from hwsearch.commands.space_source import open_space
@@ -80,15 +81,25 @@ def test_a_yaml_block_is_valid(block: Block, sandbox: Sandbox) -> None:
             assert open_space(str(file)).space.genes
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON if not b.marks], ids=lambda b: b.name)
-def test_a_python_block_runs(block: Block, sandbox: Sandbox) -> None:
-    """Names that the block takes from its reader are those of `names.py`."""
+def _run(block: Block, sandbox: Sandbox) -> None:
+    """Runs a block; names that it takes from its reader are those of `names.py`."""
     with sandbox.inside():
         text = block.text.replace("budget=60", "budget=12").replace("accuracy:min=0.95", "accuracy:min=0.05")
         exec(compile(text, block.name, "exec"), NAMES.setdefault(block.page, names(block.page)))
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON if b.marks], ids=lambda b: b.name)
+@pytest.mark.parametrize("block", [b for b in PYTHON if b.how == "run"], ids=lambda b: b.name)
+def test_a_python_block_runs(block: Block, sandbox: Sandbox) -> None:
+    _run(block, sandbox)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [b for b in PYTHON if b.how == "slow"], ids=lambda b: b.name)
+def test_a_slow_python_block_runs(block: Block, sandbox: Sandbox) -> None:
+    _run(block, sandbox)
+
+
+@pytest.mark.parametrize("block", [b for b in PYTHON if b.how == "not run"], ids=lambda b: b.name)
 def test_a_python_block_that_is_not_run_can_be_imported(block: Block) -> None:
     """Its imports run, and the rest is Python."""
     tree = ast.parse(block.text)
