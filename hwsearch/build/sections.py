@@ -9,13 +9,13 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from hwsearch.build.registry import engine_target, named
 from hwsearch.config import RunConfig
 from hwsearch.construct import construct, parameter_problems
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.errors import ConfigError, DeviceError, MissingExtraError
 from hwsearch.own_model import Scorer, fidelity_scorer, user_scorer
-from hwsearch.build.registry import engine_target, named
 from search_spaces.precision import precision_gene
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet

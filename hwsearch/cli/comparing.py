@@ -96,13 +96,13 @@ def compare(
             {
                 "group": found["label"],
                 "runs": share["n"],
-                "hypervolume": f"{share['median']:.4f}",
-                "quartiles": f"{share['low']:.4f}-{share['high']:.4f}",
+                "volume": f"{share['median']:.4f}",
+                "quartiles": f"{share['low']:.3f}-{share['high']:.3f}",
                 "front": f"{found['front']['median']:g}",
                 **{name: f"{found['best'][name]:.5g}" for name in names},
             }
         )
-    Console().print(rows_table(rows, ["group", "runs", "hypervolume", "quartiles", "front", *names], "Runs compared"))
+    Console().print(rows_table(rows, ["group", "runs", "volume", "quartiles", "front", *names], "Runs compared"))
     typer.echo(basis(content))
     for text in content["sentences"]:
         typer.echo(f"\n{text}")

@@ -84,6 +84,12 @@ def compare(
     content = {"grouped_by": group or "settings", "differ_in": differing, **content}
     if len(content["groups"]) == 1:
         content["sentences"].insert(0, "All runs are one group: there is only their spread to see.")
+    for found in content["groups"]:
+        values = {one["hypervolume"] for one in found["runs"]}
+        if len(found["runs"]) > 1 and len(values) == 1:
+            content["sentences"].append(
+                f"The runs of {found['label']!r} end alike: their seeds change nothing, so they count as one run."
+            )
     if group is not None and (mixed := sorted({k for k in differing if k != group})):
         content["sentences"].append(f"The runs also differ in {', '.join(mixed)}: an effect may be theirs.")
     if figure is not None:
@@ -108,7 +114,7 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def grouped(settings: Sequence[Settings], group: str | None) -> tuple[list[str], list[str]]:
     """Returns the label of every run's group, and in which settings the runs differ.
 
-    A label names as few settings as tell the groups apart, the engine first.
+    A label names as few settings as tell the groups apart, the engine first and without its key.
 
     Raises:
         UserError: no run has the setting.
@@ -129,7 +135,10 @@ def grouped(settings: Sequence[Settings], group: str | None) -> tuple[list[str],
 
 
 def _label(settings: Settings, keys: Sequence[str]) -> str:
-    shown = [f"{key}={json.loads(settings[key])}" if key in settings else f"no {key}" for key in keys]
+    shown = []
+    for key in keys:
+        value = json.loads(settings[key]) if key in settings else "none"
+        shown.append(str(value) if key == "search.engine" else f"{key}={value}")
     return ", ".join(shown) or "all runs"
 
 

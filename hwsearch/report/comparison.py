@@ -129,7 +129,7 @@ def _effects(
         reached = np.flatnonzero(np.median(curves[label], axis=0) >= target)
         needed = int(at[reached[0]]) if len(reached) else None
         if needed is not None and needed < n:
-            text += f" Its median is where {against} ends after {needed} of {n} trials."
+            text += f" Its median reaches what {against} ends with after {needed} of {n} trials."
         if random:
             text += f" This is found against random of equal budget: {n} trials each."
         out.append({"group": label, **asdict(one), "p_adjusted": p_value, "trials_to_match": needed, "sentence": text})
