@@ -15,8 +15,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file in one process, for its fixtures, and those that start a Ray in one, for its ports."""
+    """Keeps the tests of a file in one process, for its fixtures, and those that start a Ray in one, for its ports.
+
+    A test may name its group itself.
+    """
     for item in items:
+        if item.get_closest_marker("xdist_group") is not None:
+            continue
         ray = item.get_closest_marker("ray") is not None
         item.add_marker(pytest.mark.xdist_group("ray" if ray else item.path.as_posix()))
 
