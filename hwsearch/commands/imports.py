@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.commands.identity import check_identity
 from hwsearch.construct import construct
 from hwsearch.errors import UserError
@@ -40,7 +41,7 @@ def import_dynas(
     if config.suffix not in {".yaml", ".yml"}:
         if out is None:
             raise UserError(f"--space must be a configuration (.yaml) to import into a run, but got {space!r}.")
-        family = construct(build.named("families", space, "--space"), {}, where="--space", given={})
+        family = construct(registry.named("families", space, "--space"), {}, where="--space", given={})
         return _table(parse_dynas(source, family), family.space, out)
     plan = build.load(config)
     results = parse_dynas(source, plan.family)

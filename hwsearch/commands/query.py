@@ -13,7 +13,7 @@ import yaml
 
 from hwsearch import build
 from hwsearch import config as configuration
-from hwsearch.build import Plan
+from hwsearch.build import Plan, registry
 from hwsearch.commands.fitting import MIN_ROWS, predictor_path
 from hwsearch.construct import construct
 from hwsearch.devices.base import DeviceSpec
@@ -96,9 +96,9 @@ def device_spec(name: str, plan: Plan | None) -> DeviceSpec:
         raw.setdefault("name", path.stem)
         spec: DeviceSpec = construct(DeviceSpec, raw, where=str(path), given={})
         return spec
-    if name in build.DEVICES:
+    if name in registry.DEVICES:
         return DeviceSpec(name=name, runtime=name)
-    known = sorted([*(plan.devices if plan else {}), *build.DEVICES])
+    known = sorted([*(plan.devices if plan else {}), *registry.DEVICES])
     raise UserError(f"a device must be a YAML file or one of {known}, but got {name!r}.")
 
 
