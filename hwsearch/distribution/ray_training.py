@@ -198,7 +198,7 @@ def train_on_ray(
                 ),
                 run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=place.retries)),
             )
-            _follow(trainer.fit, keeper, progress)
+            _follow(trainer.fit, lambda: ray.get(keeper.told.remote()), progress)
         if place.storage:
             write_atomic(checkpoint, ray.get(keeper.load.remote()))
         ray.kill(keeper)
@@ -220,7 +220,7 @@ def _check_room(place: Place) -> None:
         )
 
 
-def _follow(fit: Callable[[], Any], keeper: Any, progress: ProgressCallback | None) -> None:
+def _follow(fit: Callable[[], Any], ask: Callable[[], Progress | None], progress: ProgressCallback | None) -> None:
     """Waits for Ray Train in a thread, so that Ctrl-C ends this process as always, and passes on what is told."""
     failures: list[BaseException] = []
 
@@ -235,7 +235,7 @@ def _follow(fit: Callable[[], Any], keeper: Any, progress: ProgressCallback | No
     seen = None
     while thread.is_alive():
         thread.join(TELL_S)
-        told = ray.get(keeper.told.remote())
+        told = ask()
         if progress is not None and told is not None and told != seen:
             seen = told
             progress(told)
