@@ -38,7 +38,8 @@ def main() -> None:
     """Records made-up measurements of random architectures, then writes their report."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with tempfile.TemporaryDirectory() as name:
-        folder = RunFolder(Path(name))
+        folder = RunFolder(Path(name) if len(sys.argv) <= 2 else Path(sys.argv[2]))
+        folder.path.mkdir(parents=True, exist_ok=True)
         folder.config.write_text(yaml.safe_dump({"format_version": 1, **CONFIG}))
         plan = build.load_raw(CONFIG, source="this file")
         rng = np.random.default_rng(0)
