@@ -59,7 +59,7 @@ def _front(axis: Any, content: Mapping[str, Any], x: Mapping[str, Any], y: Mappi
     values = content["trials"]["values"]
     pairs = [(a, b) for a, b in zip(values[x["name"]], values[y["name"]], strict=True) if None not in (a, b)]
     axis.scatter(*zip(*pairs, strict=True) if pairs else ([], []), s=8, c="0.75", lw=0, rasterized=True, label="trials")
-    for sparse, marker, label in ((False, "o", "front, dense"), (True, "D", "front, sparse")):
+    for sparse, marker, kind in ((False, "o", "front, dense"), (True, "D", "front, sparse")):
         chosen = [
             m
             for m in content["members"]
@@ -74,7 +74,7 @@ def _front(axis: Any, content: Mapping[str, Any], x: Mapping[str, Any], y: Mappi
                 fmt=marker,
                 ms=5,
                 lw=1,
-                label=label,
+                label=kind,
             )
     axis.set(xlabel=axis_label(x), ylabel=axis_label(y))
     axis.grid(alpha=0.3)

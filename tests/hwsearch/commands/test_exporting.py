@@ -156,6 +156,8 @@ def test_int8_without_data_says_what_it_needs(tmp_path: Path) -> None:
         export={"nets": 0},
     )
     run(write(tmp_path, raw), run_dir=tmp_path / "run", observer=Silent())
-    with pytest.raises(UserError, match="--format onnx-int8 must have training data to calibrate on, but this run has none"):
+    with pytest.raises(
+        UserError, match="--format onnx-int8 must have training data to calibrate on, but this run has none"
+    ):
         export(str(tmp_path / "run"), Choice(key=key_of(tmp_path / "run")), forms=["onnx-int8"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
