@@ -29,8 +29,9 @@ class Stability:
 
     Within a run, repeats share what the neighbours on the chip, the clock and the memory layout happen to be; an
     interval from them alone is too narrow when runs are compared (on a busy host it held for half of all pairs). So one
-    candidate of a run, the witness, is timed again in the next runs, and then another one. No fixed net would do: how
-    far two ratios differ depends on how a net uses caches and memory, and a candidate does that as candidates do.
+    candidate of a run, the witness, is opened and timed again in the next runs, and then another one. No fixed net
+    would do, nor one that stays open: how far two ratios differ depends on how a net uses caches and memory, and on
+    where the engine puts it when it is opened (3 % from one opening to the next in OpenVINO, benchmarks/measurement).
 
     The variance is a weighted mean of a prior and of the squared deviations of the witnesses' log ratios, each from the
     mean of its own net, less what the runs' own intervals explain (shrinkage with `PRIOR_RUNS` pseudo-observations).
@@ -74,7 +75,7 @@ class TimedDevice(Device):
     """
 
     _reference: Call | None = None
-    _witness: Call | None = None
+    _witness: Artifact | None = None
     _stability: Stability | None = None
 
     @abstractmethod
@@ -152,12 +153,12 @@ class TimedDevice(Device):
             self._stability = Stability()
         calls = {str(i): self.open(artifact) for i, artifact in enumerate(artifacts)}
         if self._witness is not None:
-            calls[WITNESS] = self._witness
+            calls[WITNESS] = self.open(self._witness)
         result = time_interleaved(calls, self._reference, plan=self.plan())
         if self._witness is not None:
             self._stability.add(result.candidates[WITNESS])
         if self.spec.protocol != "fast" and self._stability.runs % WITNESSED_RUNS == 0:
-            self._witness = calls["0"]
+            self._witness = artifacts[0]
             self._stability.begin(result.candidates["0"])
         return result
 
