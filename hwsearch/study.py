@@ -14,12 +14,14 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hwsearch import pareto
-from hwsearch.errors import RunFolderError, UserError
+from hwsearch.database import open_database, why
+from hwsearch.errors import RecordError, RunFolderError
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, History, Measurement, State
 from search_spaces.precision import GENE
@@ -73,11 +75,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
     if url is None:
         journal.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(journal)))
-    try:
-        return RDBStorage(url)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"storage must be a database that Optuna can open, but got: {reason}") from error
+    return open_database(url)
 
 
 @dataclass
@@ -125,6 +123,8 @@ class Study:
         devices: every device that trials are measured on.
         storage: read once, here.
         admitted: device -> precisions that it measures, where the space has the gene `precision`; None: all.
+        identity: what no continuation may change, JSON-able; kept in a database, where two runs may have one name by
+            mistake. None where the folder of the run knows it.
         read_only: for looking at a run without its lock: nothing is written, and studies that are not there yet have
             no trials.
     """
@@ -139,9 +139,11 @@ class Study:
         devices: Sequence[str] = (),
         storage: BaseStorage,
         admitted: Mapping[str, Sequence[str]] | None = None,
+        identity: Mapping[str, Any] | None = None,
         read_only: bool = False,
     ) -> None:
         self.name, self.space, self.read_only = name, space, read_only
+        self._identity = None if identity is None else json.loads(json.dumps(identity))
         self.objectives, self.limits = tuple(objectives), tuple(limits)
         self.devices = tuple(devices)
         self._admitted = dict(admitted or {}) if GENE in space.index else {}
@@ -198,6 +200,16 @@ class Study:
             )
         if self.read_only:
             return study
+        if self._identity is not None:
+            kept = study.user_attrs.get("identity", self._identity)
+            other = sorted(key for key in {*kept, *self._identity} if kept.get(key) != self._identity.get(key))
+            if other:
+                raise RunFolderError(
+                    f"runs in one database must have different names, but {self.name!r} is there with another "
+                    f"{', '.join(other)}."
+                )
+            if "identity" not in study.user_attrs:
+                study.set_user_attr("identity", self._identity)
         if study.metric_names is None or "space" not in study.user_attrs:  # new, or its driver was killed here
             study.set_user_attr("space", self.space.fingerprint)
             with warnings.catch_warnings():
@@ -372,7 +384,10 @@ class Study:
                 "attributes": attributes,
             },
         )
-        self._studies[device].add_trial(frozen)
+        try:
+            self._studies[device].add_trial(frozen)
+        except (OSError, StorageInternalError) as failure:
+            raise RecordError(f"the record of trial {index}", why(failure)) from failure
         self._merge(
             index,
             device,

@@ -32,6 +32,7 @@ LEVELS = {
     "study": 3,
     "distribution": 3,
     "tasks": 3,
+    "database": 2,
     "engines": 2,
     "evaluation": 2,
     "own_model": 2,
@@ -66,7 +67,8 @@ PACKAGES = {
 DEVICES_AND_EXPORT = ("hwsearch/devices/", "hwsearch/export/")
 HOMES = {
     "ray": ("hwsearch/distribution/", "hwsearch/serve.py"),
-    "optuna": ("hwsearch/study.py", "hwsearch/engines/optuna_engine.py"),
+    "optuna": ("hwsearch/study.py", "hwsearch/database.py", "hwsearch/engines/optuna_engine.py"),
+    "sqlalchemy": ("hwsearch/database.py",),
     "pymoo": ("hwsearch/engines/",),
     "onnxruntime": DEVICES_AND_EXPORT,
     "openvino": DEVICES_AND_EXPORT,

@@ -14,18 +14,6 @@ from numpy.typing import NDArray
 
 from hwsearch import checkpoints
 from hwsearch import config as configuration
-from hwsearch.config import Parsed, RunConfig
-from hwsearch.data.dataset import Dataset
-from hwsearch.devices.base import Device, DeviceSpec
-from hwsearch.distribution.executor import Executor
-from hwsearch.distribution.jobs import AccuracyWorker, LaneWorker, Limits, Resources
-from hwsearch.distribution.workers import DeviceLane, NetworkWorker
-from hwsearch.engines.base import ExactLosses, SearchEngine
-from hwsearch.engines.exact import ExactCosts
-from hwsearch.engines.warm_start import Source
-from hwsearch.errors import ConfigError
-from hwsearch.export.base import Exporter
-from hwsearch.objectives import Objective
 from hwsearch.build.registry import EXECUTORS, engine_of, engine_target, named, search_engine
 from hwsearch.build.sections import (
     devices_of,
@@ -39,6 +27,18 @@ from hwsearch.build.sections import (
     sparsity_of,
     training_of,
 )
+from hwsearch.config import Parsed, RunConfig
+from hwsearch.data.dataset import Dataset
+from hwsearch.devices.base import Device, DeviceSpec
+from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.jobs import AccuracyWorker, LaneWorker, Limits, Resources
+from hwsearch.distribution.workers import DeviceLane, NetworkWorker
+from hwsearch.engines.base import ExactLosses, SearchEngine
+from hwsearch.engines.exact import ExactCosts
+from hwsearch.engines.warm_start import Source
+from hwsearch.errors import ConfigError
+from hwsearch.export.base import Exporter
+from hwsearch.objectives import Objective
 from hwsearch.tracked import Tracked, is_quality
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Family, SparsityGenes, Supernet

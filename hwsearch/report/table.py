@@ -71,7 +71,7 @@ def exports_table(exports: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, entry in exports.items():
         agreement, accuracy = entry.get("agreement"), entry.get("accuracy")
         timed = [
-            f"{device} {number(t['value'])}" + (f"±{t['half_width']:.2g}" if t.get("half_width") else "")
+            f"{device} {number(t['value'])}" + (f"±{t['half_width']:.2g}" if t.get("half_width") else "") + _batch(t)
             for device, t in entry.get("latency", {}).items()
         ]
         table.add_row(
@@ -83,6 +83,11 @@ def exports_table(exports: Mapping[str, Mapping[str, Any]]) -> Table:
             escape(", ".join(timed) or "-"),
         )
     return table
+
+
+def _batch(timed: Mapping[str, Any]) -> str:
+    batch = timed.get("environment", {}).get("batch", 1)
+    return "" if batch == 1 else f" for {batch} examples"
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> Table:
