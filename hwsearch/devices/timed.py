@@ -31,8 +31,8 @@ class Stability:
     nor one that stays open: how far two ratios differ depends on how a net uses caches and memory, and on where the
     engine puts it when it is opened (3 % from one opening to the next in OpenVINO, benchmarks/measurement).
 
-    The variance is a weighted mean of a prior and of the squared deviations of the witness's log ratios from their mean,
-    less what the runs' own intervals explain (shrinkage with `PRIOR_RUNS` pseudo-observations).
+    The variance is a weighted mean of a prior and of the squared deviations of the witness's log ratios from their
+    mean, less what the runs' own intervals explain (shrinkage with `PRIOR_RUNS` pseudo-observations).
     """
 
     PRIOR_STD, PRIOR_RUNS = 0.025, 4.0
