@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hwsearch import pareto
 from hwsearch.database import open_database, why
@@ -25,6 +26,7 @@ from hwsearch.errors import RecordError, RunFolderError
 from hwsearch.journal import read_journal
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, History, Measurement, State
+from search_spaces.architecture import Architecture
 from search_spaces.precision import GENE
 from search_spaces.space import Population, SearchSpace
 
@@ -131,6 +133,7 @@ class Study:
         self._state = np.zeros(0, dtype=np.int8)
         self._position: dict[int, int] = {}
         self._known: set[bytes] = set()
+        self._open_architectures: dict[int, Architecture] = {}  # of running trials, by proposal index
         self._next_index = 0
         self._distributions = {g.name: CategoricalDistribution(list(g.choices)) for g in space.genes}
         self._studies: dict[str | None, optuna.Study] = {}
@@ -160,6 +163,8 @@ class Study:
         for device in devices:
             if stored is None or self._study_name(device) in stored:
                 self._studies[device] = self._open(storage, device)
+        self._storage = storage
+        self._ids = {d: storage.get_study_id_from_name(self._study_name(d)) for d in self._studies}
         return {
             device: [frozen.user_attrs for frozen in study.get_trials(deepcopy=False)]
             for device, study in self._studies.items()
@@ -318,7 +323,8 @@ class Study:
         indices = []
         for row in population:
             index = self._next_index
-            self._add(index, row, self.space.architecture(row).key)
+            arch = self._open_architectures[index] = self.space.architecture(row)
+            self._add(index, row, arch.key)
             self._by_index[index].attributes.update(attributes or {})
             indices.append(index)
         return indices
@@ -360,13 +366,19 @@ class Study:
         attributes = dict(evaluation.attributes)
         if device is None:
             attributes = {**trial.attributes, **attributes}
-        arch = self.space.architecture(trial.row)
+        arch = self._open_architectures.get(index) or self.space.architecture(trial.row)
         finite = {k: v for k, v in evaluation.metrics.items() if math.isfinite(v)}
-        frozen = optuna.trial.create_trial(
+        now = datetime.now()
+        frozen = FrozenTrial(  # as Optuna's `create_trial`, without checking 45 genes that the space has checked
+            number=-1,
+            trial_id=-1,
+            state=TrialState.FAIL if error else TrialState.COMPLETE,
+            value=None,
+            values=None if error else values,
+            datetime_start=now,
+            datetime_complete=now,
             params=arch.to_dict(),
             distributions={gene: self._distributions[gene] for gene in arch},
-            values=None if error else values,
-            state=TrialState.FAIL if error else TrialState.COMPLETE,
             user_attrs={
                 "proposal_index": index,
                 "genotype": trial.row.tobytes().hex(),
@@ -377,9 +389,11 @@ class Study:
                 "error": error,
                 "attributes": attributes,
             },
+            system_attrs={},
+            intermediate_values={},
         )
         try:
-            self._studies[device].add_trial(frozen)
+            self._storage.create_new_trial(self._ids[device], template_trial=frozen)
         except (OSError, StorageInternalError) as failure:
             raise RecordError(f"the record of trial {index}", why(failure)) from failure
         self._merge(
@@ -438,6 +452,8 @@ class Study:
             trial.state = State.FAILED
         elif not waiting and (measured or not meant):
             trial.state = State.FINISHED
+        if trial.state != State.RUNNING:
+            self._open_architectures.pop(trial.index, None)
         n = self._position[trial.index]
         self._state[n] = trial.state
         for j, limit in enumerate(self.limits):

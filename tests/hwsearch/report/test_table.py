@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from hwsearch.report.live import Live
-from hwsearch.report.table import front_table, number, rows_table
+from hwsearch.report.table import front_table, number, rows_table, size
 from hwsearch.results import SearchProgress
 
 OBJECTIVES = [
@@ -119,3 +119,7 @@ def test_live_in_a_terminal_is_closed_by_an_error() -> None:
         live.phase("train")
         raise KeyboardInterrupt
     console.print("after")
+
+
+def test_sizes_have_the_unit_that_suits_them() -> None:
+    assert [size(n) for n in (0, 921, 1_000, 8_121_000, 2e9)] == ["0 bytes", "921 bytes", "1 kB", "8.12 MB", "2 GB"]
