@@ -48,6 +48,7 @@ LEVELS = {
     "checkpoints": 1,
     "construct": 1,
     "runfolder": 1,
+    "journal": 1,
     "torch_program": 0,
     "graphs": 0,
     "results": 0,

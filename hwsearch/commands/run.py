@@ -25,11 +25,12 @@ from hwsearch.distribution.workers import WEIGHTS
 from hwsearch.errors import DeviceError, NoResultError, UserError
 from hwsearch.export.weights import encode
 from hwsearch.front import Member, save_front, spread, stored_front, validate, versions
+from hwsearch.journal import repair_journal
 from hwsearch.loop import Search
 from hwsearch.report.plot import front_png
 from hwsearch.results import SearchProgress, State
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic, write_json
-from hwsearch.study import Study, open_storage, repair_journal
+from hwsearch.study import Study, open_storage
 from hwsearch.training.progress import Progress as TrainingProgress
 from hwsearch.warm import load_sources
 from search_spaces.supernet import Supernet
