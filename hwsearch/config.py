@@ -74,11 +74,13 @@ class PrecisionSection(_ChoicesSection):
 class DecidedSection(Section):
     """What is left of the choices, as it was decided when the run first started; written by hwsearch.
 
-    `precision`: empty where there is no such gene. `dropped`: one line per choice that was dropped: which, and why.
+    `precision`: empty where there is no such gene. `channel_multiple`: what kept channels of a given model are rounded
+    to; None: as the configuration says. `dropped`: a line per choice that is not searched, and per one that was made.
     """
 
     sparsity: tuple[str, ...] | None = None
     precision: tuple[str, ...] | None = None
+    channel_multiple: int | None = None
     dropped: tuple[str, ...] = ()
 
 

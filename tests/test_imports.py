@@ -32,6 +32,7 @@ LEVELS = {
     "study": 3,
     "distribution": 3,
     "tasks": 3,
+    "database": 2,
     "engines": 2,
     "evaluation": 2,
     "own_model": 2,
@@ -47,6 +48,7 @@ LEVELS = {
     "checkpoints": 1,
     "construct": 1,
     "runfolder": 1,
+    "journal": 1,
     "torch_program": 0,
     "graphs": 0,
     "results": 0,
@@ -66,7 +68,8 @@ PACKAGES = {
 DEVICES_AND_EXPORT = ("hwsearch/devices/", "hwsearch/export/")
 HOMES = {
     "ray": ("hwsearch/distribution/", "hwsearch/serve.py"),
-    "optuna": ("hwsearch/study.py", "hwsearch/engines/optuna_engine.py"),
+    "optuna": ("hwsearch/study.py", "hwsearch/database.py", "hwsearch/engines/optuna_engine.py"),
+    "sqlalchemy": ("hwsearch/database.py",),
     "pymoo": ("hwsearch/engines/",),
     "onnxruntime": DEVICES_AND_EXPORT,
     "openvino": DEVICES_AND_EXPORT,

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from benchmarks.measurement.nets import modules, one_thread, space, stratified
-from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.export.verify import compare
 
@@ -70,7 +70,7 @@ def main() -> None:
     print("| format | precision | error, 4 MobileNetV3 | error, digits | top-1 agreement | accuracy in the engine |")
     print("|---|---|---|---|---|---|")
     for name, precisions in PRECISIONS.items():
-        exporter = build.named("exporters", name, "exporter")()
+        exporter = registry.named("exporters", name, "exporter")()
         for precision in precisions:
             large = "-"
             if precision == "fp32":

@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.measurement.nets import one_thread
-from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.devices.base import DeviceSpec
 from hwsearch.devices.card import decide
 from hwsearch.devices.profile import PATTERNS, profile, profiling_spec
@@ -30,7 +30,7 @@ def main() -> None:
     one_thread()
     accuracy = Objective("accuracy", direction="maximize")
     for runtime in args.runtimes:
-        kind = build.named("devices", runtime, "runtime")
+        kind = registry.named("devices", runtime, "runtime")
         spec = DeviceSpec(name=runtime, runtime=runtime, precisions=PRECISIONS.get(runtime, ("fp32",)))
         spec = profiling_spec(spec).model_copy(update={"max_seconds": args.max_seconds})
         try:
@@ -38,7 +38,7 @@ def main() -> None:
         except RuntimeError as error:  # a CPU without bf16
             print(f"{runtime}: {error}")
             device = kind(spec.model_copy(update={"precisions": tuple(p for p in spec.precisions if p != "bf16")}))
-        exporter = build.named("exporters", kind.opens(spec)[0], "exporter")()
+        exporter = registry.named("exporters", kind.opens(spec)[0], "exporter")()
         started = time.perf_counter()
         card = profile(device, exporter, created=date.today().isoformat(), side=args.side)
         print(card.table(), flush=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.overhead.run import OBJECTIVES, space_of_45_genes
-from hwsearch.build import search_engine
+from hwsearch.build.registry import search_engine
 from hwsearch.distribution.jobs import EvaluateJob
 from hwsearch.distribution.simulated import SimulatedExecutor
 from hwsearch.loop import Search

@@ -5,29 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from hwsearch.cli.options import JsonFlag, RunArg, SetOption, print_json
+
 AddressOption = Annotated[str, typer.Option(metavar="URL", help="Dashboard of the cluster: http://head:8265")]
 JobArg = Annotated[str, typer.Argument(metavar="JOB", help="Id that `hwsearch submit` printed.")]
-RunFolderArg = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/quickstart.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 runs_app = typer.Typer(help="Runs on the disk: list, show, clean.", no_args_is_help=True)
-
-
-def _print_json(value: Any) -> None:
-    from hwsearch.runfolder import to_json
-
-    typer.echo(to_json(value))
 
 
 def submit(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that describes the run.")],
     address: AddressOption,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set search.trials=200")
-    ] = None,
+    overrides: SetOption = None,
     run_dir: Annotated[
         str | None, typer.Option("--run-dir", help="Folder of the run on the cluster (default: ~/hwsearch-runs/NAME).")
     ] = None,
@@ -45,7 +37,7 @@ def submit(
         config, address=address, overrides=overrides or [], run_dir=run_dir, pip=pip or [], image=image
     )
     if as_json:
-        _print_json({"job": job, "run_dir": folder})
+        print_json({"job": job, "run_dir": folder})
         return
     typer.echo(f"{job}: {folder} on the cluster")
     typer.echo(f"hwsearch attach {job} --address {address}", err=True)
@@ -99,39 +91,41 @@ def runs_list(
     Example: hwsearch runs list runs
     """
     from hwsearch.commands.runs import list_runs
+    from hwsearch.report.table import size
 
     found = list_runs(root)
     if as_json:
-        _print_json([asdict(run) for run in found])
+        print_json([asdict(run) for run in found])
         return
     for run in found:
         typer.echo(
             f"{run.folder}: {run.state}, {run.trials} trials asked for, front of {run.front}, {run.exported} exported, "
-            f"{run.bytes / 1e6:.1f} MB"
+            f"{size(run.bytes)}"
         )
 
 
 @runs_app.command("show")
-def runs_show(run: RunFolderArg, as_json: JsonFlag = False) -> None:
+def runs_show(run: RunArg, as_json: JsonFlag = False) -> None:
     """Show a run's state and what takes its space.
 
     Example: hwsearch runs show runs/quickstart
     """
     from hwsearch.commands.runs import show
+    from hwsearch.report.table import size
 
     found = show(run)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for name in ("name", "state", "trials", "front", "exported"):
         typer.echo(f"{name}: {found[name]}")
-    for name, size in found["parts"].items():
-        typer.echo(f"  {name}: {size / 1e6:.3f} MB")
+    for name, n_bytes in found["parts"].items():
+        typer.echo(f"  {name}: {size(n_bytes)}")
 
 
 @runs_app.command("clean")
 def runs_clean(
-    run: RunFolderArg,
+    run: RunArg,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -140,13 +134,14 @@ def runs_clean(
     Example: hwsearch runs clean runs/quickstart --dry-run
     """
     from hwsearch.commands.runs import clean
+    from hwsearch.report.table import size
 
     found = clean(run, dry_run=dry_run)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     done = "would free" if dry_run else "freed"
-    typer.echo(f"{found['folder']}: {done} {found['bytes'] / 1e6:.1f} MB in {found['files']} files")
+    typer.echo(f"{found['folder']}: {done} {size(found['bytes'])} in {found['files']} files")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"submit": submit, "logs": logs, "attach": attach, "stop": stop}

@@ -1,4 +1,4 @@
-"""Commands that look at runs and configurations: status, schema, doctor."""
+"""Commands that look at runs, configurations and this host: front, report, status, schema, doctor."""
 
 from __future__ import annotations
 
@@ -8,11 +8,56 @@ from typing import Annotated, Any
 
 import typer
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+from hwsearch.cli.options import JsonFlag, RunArg, print_json
+
+
+def front(
+    run: RunArg,
+    device: Annotated[str | None, typer.Option(help="Only the nets that are best for this device.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the validated front of a run, or of one of its devices.
+
+    Example: hwsearch front runs/quickstart --json
+    """
+    from rich.console import Console
+
+    from hwsearch.commands.query import front as command
+    from hwsearch.report.table import front_table
+
+    content = command(run, device=device)
+    if as_json:
+        print_json(content)
+    else:
+        Console().print(front_table(content))
+
+
+def report(
+    run: RunArg,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: RUN/report.html).")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write every figure as PNG and SVG there.")
+    ] = None,
+    baseline: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Run to hold it against, such as a random one; repeatable.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write one HTML file that shows a run: fronts, trials, predictors, genes, layers. Also while it is going on.
+
+    Example: hwsearch report runs/quickstart --figures figures
+    """
+    from hwsearch.commands.report import report as command
+
+    answer = command(run, out=out, figures_to=figures, baselines=baseline or [])
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo("\n".join(answer["files"]))
 
 
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/quickstart.")],
+    run: RunArg,
     watch: Annotated[bool, typer.Option("--watch", help="Look again until no process works on the run.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 2.0,
     as_json: JsonFlag = False,
@@ -22,11 +67,10 @@ def status(
     Example: hwsearch status runs/quickstart --watch
     """
     from hwsearch.commands import status as command
-    from hwsearch.runfolder import to_json
 
     def show(found: dict[str, Any]) -> None:
         if as_json:
-            typer.echo(to_json(found))
+            print_json(found)
             return
         best = ", ".join(f"{name} {value:.5g}" for name, value in found["best"].items() if value is not None)
         driver = found["driver"]
@@ -66,11 +110,10 @@ def doctor(
     Example: hwsearch doctor
     """
     from hwsearch.commands.doctor import doctor as command
-    from hwsearch.runfolder import to_json
 
     checks = command(run)
     if as_json:
-        typer.echo(to_json(checks))
+        print_json(checks)
     else:
         for check in checks:
             typer.echo(f"{check['state']:<8} {check['name']}: {check['found']}")
@@ -80,4 +123,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"status": status, "schema": schema, "doctor": doctor}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "front": front,
+    "report": report,
+    "status": status,
+    "doctor": doctor,
+    "schema": schema,
+}

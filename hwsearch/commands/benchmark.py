@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hwsearch import build
 from hwsearch import config as configuration
+from hwsearch.build import registry
 from hwsearch.engines.base import SearchEngine
 from hwsearch.errors import UserError
 from hwsearch.problems import describe
@@ -123,7 +123,7 @@ def parse_noise(texts: Sequence[str]) -> dict[str, float]:
 
 def make_engine(name: str, options: Mapping[str, Any], task: Task, seed: int) -> SearchEngine:
     """Returns a search engine for a task by its name."""
-    return build.search_engine(
+    return registry.search_engine(
         name,
         options,
         given={"space": task.space, "n_objectives": len(task.metrics), "seed": seed, "exact": task.known()},

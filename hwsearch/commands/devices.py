@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.commands.query import device_spec
 from hwsearch.devices.base import DeviceSpec
 from hwsearch.devices.card import CapabilityCard
@@ -18,15 +18,17 @@ from hwsearch.runfolder import write_atomic
 
 
 def devices() -> list[dict[str, Any]]:
-    """Returns one row per known runtime: available here or not, its metrics, and its version or what is missing."""
-    return [_runtime(name) for name in build.DEVICES]
+    """Returns one row per known runtime: available here or not, its metrics, its version or what it lacks."""
+    return [_runtime(name) for name in registry.DEVICES]
 
 
 def _runtime(name: str) -> dict[str, Any]:
     metrics: list[str] = []
     try:
-        kind = build.named("devices", name, "runtime")
+        kind = registry.named("devices", name, "runtime")
         metrics = list(kind.metrics)
+        if kind.settings_hint:
+            return {"runtime": name, "available": True, "metrics": metrics, "detail": kind.settings_hint}
         fingerprint = kind(DeviceSpec(name=name, runtime=name)).fingerprint()
     except (UserError, DeviceError, ImportError) as error:
         return {"runtime": name, "available": False, "metrics": metrics, "detail": " ".join(str(error).split())}
@@ -49,9 +51,9 @@ def profile(
         DeviceError: not even the baselines can be measured.
     """
     spec = device_spec(name, None)
-    kind = build.named("devices", spec.runtime, f"device {name}: runtime")
+    kind = registry.named("devices", spec.runtime, f"device {name}: runtime")
     formats = kind.opens(spec)
-    exporter = build.named("exporters", formats[0], "exporter")() if formats else None
+    exporter = registry.named("exporters", formats[0], "exporter")() if formats else None
     device = kind(profiling_spec(spec))
     created = datetime.now(UTC).date().isoformat()
     card = measure_profile(device, exporter, created=created, observe=observe)

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwsearch import build
-from hwsearch.build import Plan
+from hwsearch.build import Plan, registry
 from hwsearch.commands.forms import RUNTIMES, WEIGHTS_FORM, Form, file_names
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.distribution.workers import WEIGHTS
@@ -90,7 +89,7 @@ def export_net(
     request = request or Request()
     net = _net(member, plan, supernet, folder)
     stored = {name: folder.load_artifact(digest) for name, digest in member.artifacts.items() if name != WEIGHTS}
-    measured = {name: a for name, a in stored.items() if a is not None and a.format in build.EXPORTERS}
+    measured = {name: a for name, a in stored.items() if a is not None and a.format in registry.EXPORTERS}
     target = folder.models / member.key
     files = dict(net.weights.files)
     exports: dict[str, dict[str, Any]] = {}
@@ -147,7 +146,7 @@ def default_forms(member: Member, measured: Any) -> list[Form]:
     precision = str(member.architecture.get(PRECISION, "fp32"))
     forms = [Form("onnx")] if precision == "fp32" else []
     forms += [Form(a.format, a.precision) for a in measured]
-    return list(dict.fromkeys(forms)) or [Form(build.engine_of(precision).format, precision)]
+    return list(dict.fromkeys(forms)) or [Form(registry.engine_of(precision).format, precision)]
 
 
 def is_exported(member: Member, folder: RunFolder) -> bool:
@@ -298,14 +297,15 @@ def _targets(artifact: Artifact, plan: Plan, request: Request) -> dict[str, Devi
             targets.setdefault(name, plan.devices[name])
     if not targets and artifact.format in RUNTIMES:
         runtime = RUNTIMES[artifact.format]
-        targets[runtime] = DeviceSpec(name=runtime, runtime=runtime, precisions=(artifact.precision,))
+        batch = next((plan.devices[name].batch for name in plan.measured), 1)  # numbers in one table must be comparable
+        targets[runtime] = DeviceSpec(name=runtime, runtime=runtime, precisions=(artifact.precision,), batch=batch)
     return targets
 
 
 def _device(name: str, spec: DeviceSpec, plan: Plan, folder: RunFolder) -> Device:
     if name in plan.devices:
         return plan.device(name, reference_ms=folder.references().get(name))
-    made: Device = build.named("devices", spec.runtime, f"device {name}: runtime")(spec)
+    made: Device = registry.named("devices", spec.runtime, f"device {name}: runtime")(spec)
     return made
 
 

@@ -216,7 +216,7 @@ def fit(
         space: see `space_source.open_space`.
         target: column of the labels: the metric.
         out: file of the predictor.
-        model: name out of `build.PREDICTORS`.
+        model: name out of `registry.PREDICTORS`.
         log: fits the logarithm of the labels.
         batch: examples per measured call.
         from_devices: see `recipe`.

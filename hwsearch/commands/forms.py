@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.errors import UserError
 from hwsearch.export.base import Exporter
 from hwsearch.results import Artifact
@@ -34,7 +34,7 @@ class Form:
 
     def exporter(self) -> Exporter:
         """Returns the exporter of the format."""
-        made: Exporter = build.named("exporters", self.format, "--format")()
+        made: Exporter = registry.named("exporters", self.format, "--format")()
         return made
 
 
@@ -42,8 +42,8 @@ def known_forms() -> dict[str, Form]:
     """Returns name -> form of all that an exporter makes."""
     forms = [
         Form(name, precision)
-        for name in build.EXPORTERS
-        for precision in build.named("exporters", name, "--format").precisions
+        for name in registry.EXPORTERS
+        for precision in registry.named("exporters", name, "--format").precisions
     ]
     return {form.name: form for form in forms}
 

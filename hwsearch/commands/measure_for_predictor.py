@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.commands.fit import check_out, fitted, labelled, store, unit_of
 from hwsearch.commands.measurement_log import Measured, MeasurementLog
 from hwsearch.commands.query import device_spec
@@ -74,7 +75,7 @@ def measure_for_predictor(
         budget: architectures to try at most, those of earlier calls included.
         out: file of the predictor; its report is written beside it as `.json`.
         metric: out of what the device measures.
-        model: name out of `build.PREDICTORS`.
+        model: name out of `registry.PREDICTORS`.
         log: fits the logarithm.
         from_devices: see `recipe`.
         seed: of the choice.
@@ -97,7 +98,7 @@ def measure_for_predictor(
     if source.plan is None:
         raise UserError(f"only networks can be measured, but {config} holds bare genes: give a configuration.")
     spec = device_spec(device, source.plan)
-    kind: type[Device] = build.named("devices", spec.runtime, f"device {spec.name}: runtime")
+    kind: type[Device] = registry.named("devices", spec.runtime, f"device {spec.name}: runtime")
     metrics = kind.measures(spec)
     if metric not in metrics:
         raise UserError(f"--metric must be one of {list(metrics)} that {spec.name} measures, but got {metric!r}.")
@@ -200,7 +201,7 @@ class _Lane:
                 f"device {spec.name} must admit every precision of the space ({', '.join(searched)}), "
                 f"but admits {', '.join(spec.precisions)}."
             )
-        exporter = build.named("exporters", formats[0], "exporter")() if formats else None
+        exporter = registry.named("exporters", formats[0], "exporter")() if formats else None
         supernet = plan.supernet(meta=exporter is None)
         if exporter is not None:
             build.pretrained(plan, supernet)
@@ -210,7 +211,7 @@ class _Lane:
             None,
             exporters={spec.name: exporter},
             admitted={spec.name: searched},
-            engine_of=build.engine_of,
+            engine_of=registry.engine_of,
             has_weights=False,
             precision=spec.precisions[0],
         )

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hwsearch import build
-from hwsearch.build import Plan
+from hwsearch.build import Plan, registry
 from hwsearch.commands.exporting import artifact_of
 from hwsearch.commands.forms import Form
 from hwsearch.commands.query import device_spec, run_plan
@@ -61,7 +60,7 @@ class Model:
         if self.plan is not None and self.folder is not None and name in self.plan.devices:
             if spec.reference_ms is None:
                 spec = spec.model_copy(update={"reference_ms": self.folder.references().get(name)})  # as in the run
-        elif name in build.DEVICES:
+        elif name in registry.DEVICES:
             spec = spec.model_copy(update={"precisions": (self.precision,)})
         return spec if batch is None else spec.model_copy(update={"batch": batch})
 
@@ -110,7 +109,7 @@ def measure(target: str, devices: Sequence[str], *, batch: int | None = None) ->
 
 def _measured(model: Model, name: str, batch: int | None) -> list[dict[str, Any]]:
     spec = model.spec(name, batch=batch)
-    device = build.named("devices", spec.runtime, f"device {name}: runtime")(spec)
+    device = registry.named("devices", spec.runtime, f"device {name}: runtime")(spec)
     artifact = model.artifact(device)
     rows = []
     for metric, measurement in device.measure([artifact])[0].items():

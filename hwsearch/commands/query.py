@@ -13,7 +13,7 @@ import yaml
 
 from hwsearch import build
 from hwsearch import config as configuration
-from hwsearch.build import Plan
+from hwsearch.build import Plan, registry
 from hwsearch.commands.fitting import MIN_ROWS, predictor_path
 from hwsearch.construct import construct
 from hwsearch.devices.base import DeviceSpec
@@ -96,9 +96,9 @@ def device_spec(name: str, plan: Plan | None) -> DeviceSpec:
         raw.setdefault("name", path.stem)
         spec: DeviceSpec = construct(DeviceSpec, raw, where=str(path), given={})
         return spec
-    if name in build.DEVICES:
+    if name in registry.DEVICES:
         return DeviceSpec(name=name, runtime=name)
-    known = sorted([*(plan.devices if plan else {}), *build.DEVICES])
+    known = sorted([*(plan.devices if plan else {}), *registry.DEVICES])
     raise UserError(f"a device must be a YAML file or one of {known}, but got {name!r}.")
 
 
@@ -128,8 +128,8 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
             path = predictor_path(folder, names[name])
             if not path.is_file():
                 raise UserError(
-                    f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or with fewer "
-                    f"than {MIN_ROWS} trials that were measured."
+                    f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or fewer "
+                    f"than {MIN_ROWS} of its trials have that metric."
                 )
             loaded[name] = load_predictor(path, space=plan.space, sources=Sources(layers=supernet.layers)).predictor
     for text in archs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.commands.space_source import SpaceSource
 from hwsearch.errors import UserError
 from hwsearch.importers.table import read_table
@@ -29,7 +29,7 @@ class Recipe:
 
     Args:
         source: of the space and its layer costs.
-        model: name out of `build.PREDICTORS`; not used where there are other devices.
+        model: name out of `registry.PREDICTORS`; not used where there are other devices.
         log: fits the logarithm of the values; not used where there are other devices.
         batch: examples per measured call.
         devices: name -> fitted predictor of the same metric on another device.
@@ -45,7 +45,9 @@ class Recipe:
         """Returns a new predictor, unfitted."""
         if self.devices:
             return Transfer(self.source.space, devices=self.devices, layers=self.source.layers)
-        return build.predictor(self.model, self.source.space, layers=self.source.layers, batch=self.batch, log=self.log)
+        return registry.predictor(
+            self.model, self.source.space, layers=self.source.layers, batch=self.batch, log=self.log
+        )
 
     def embed(self, population: Population) -> FloatArray:
         """Returns where architectures (n, g) lie, (n, d), for choosing which to measure: spread here tells most."""
@@ -73,7 +75,7 @@ def recipe(
     Args:
         source: of the space.
         target: metric; that of the other devices, too.
-        model: name out of `build.PREDICTORS`.
+        model: name out of `registry.PREDICTORS`.
         log: fits the logarithm.
         batch: examples per measured call.
         from_devices: predictor files, or tables as `read_table` takes them, of other devices.
@@ -81,7 +83,7 @@ def recipe(
     Raises:
         UserError or ValueError: unknown model, another space or metric, two devices of one name.
     """
-    build.predictor(model, source.space, layers=source.layers, batch=batch, log=log)  # an unknown name shows now
+    registry.predictor(model, source.space, layers=source.layers, batch=batch, log=log)  # an unknown name shows now
     if from_devices and (model != "auto" or log):
         raise UserError("--from-devices decides the model and its transform itself: leave out --model and --log.")
     devices: dict[str, Predictor] = {}
@@ -90,7 +92,7 @@ def recipe(
         if path.suffix in TABLES:
             name = path.name.split(".")[0]
             table = read_table(path, source.space, target=target)
-            predictor = build.predictor("auto", source.space, layers=source.layers, batch=batch)
+            predictor = registry.predictor("auto", source.space, layers=source.layers, batch=batch)
             try:
                 predictor.fit(table.rows, table.values, stds=table.stds)
             except ValueError as error:

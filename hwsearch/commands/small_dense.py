@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hwsearch import checkpoints
-from hwsearch.build import Plan, engine_of
+from hwsearch.build import Plan
+from hwsearch.build.registry import engine_of
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.prepared import prepared
 from hwsearch.distribution.jobs import EvaluateJob

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsearch import build
-from hwsearch.build import Plan
+from hwsearch.build import Plan, registry
 from hwsearch.commands.network import network_of
 from hwsearch.commands.query import run_plan, space_plan
 from hwsearch.config import read_yaml
@@ -61,7 +61,7 @@ def open_space(text: str) -> SpaceSource:
         return _of_plan(text, space_plan(path))
     if path.is_dir():
         return _of_plan(text, run_plan(path)[0])
-    if text not in build.FAMILIES and ("/" in text or "." in text):
+    if text not in registry.FAMILIES and ("/" in text or "." in text):
         raise UserError(f"--space must be a YAML file, the folder of a run or a family's name, but got {text!r}.")
     raw = {"name": "space", "supernet": {"family": text}, "objectives": ["macs"]}
     return _of_plan(text, build.load_raw(raw, source="--space"))

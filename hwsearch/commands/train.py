@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
-from hwsearch import build
+from hwsearch.build import registry, sections
 from hwsearch.config import Section, read_yaml
 from hwsearch.construct import construct, parameter_problems
 from hwsearch.data.dataset import Dataset
@@ -119,8 +119,8 @@ def _recipe(raw: Mapping[str, Any], where: str, family: Family) -> Recipe:
     name = params.pop("name", None)
     if name is None:
         raise ConfigError(f"{where}.name is missing.")
-    target = build.named("recipes", name, f"{where}.name")
-    given: dict[str, Any] = {"groups": family.channel_groups()} if name in build.RECIPES_ON_CHANNELS else {}
+    target = registry.named("recipes", name, f"{where}.name")
+    given: dict[str, Any] = {"groups": family.channel_groups()} if name in registry.RECIPES_ON_CHANNELS else {}
     recipe: Recipe = construct(target, params, where=where, given=given)
     return recipe
 
@@ -147,7 +147,7 @@ def plan(path: Path, overrides: Sequence[str] = ()) -> TrainPlan:
             problems.append(" ".join(str(error).split()))
         return None
 
-    dataset = attempt(lambda: build.open_data(config.data))
+    dataset = attempt(lambda: sections.open_data(config.data))
     settings = attempt(
         lambda: construct(TrainingConfig, {"seed": config.seed, **config.training}, where="training", given={})
     )
@@ -185,7 +185,7 @@ def _rehearse(made: TrainPlan) -> tuple[str, ...]:
 
 def _check_recipe(raw: Mapping[str, Any], where: str) -> None:
     params = {key: value for key, value in raw.items() if key != "name"}
-    target = build.named("recipes", str(raw.get("name")), f"{where}.name")
+    target = registry.named("recipes", str(raw.get("name")), f"{where}.name")
     problems = parameter_problems(target, params, where=where, given={"groups"})
     if problems:
         raise ConfigError("\n".join(problems))
@@ -199,7 +199,7 @@ def _raise(problems: Sequence[str], path: Path) -> None:
 
 
 def _family(config: TrainConfig, dataset: Dataset) -> Family:
-    family = build.make_family(config.network.family, config.network.params, dataset, where="network")
+    family = sections.make_family(config.network.family, config.network.params, dataset, where="network")
     if config.network.low_rank is not None:
         return LowRank(family, ratios=(config.network.low_rank,))
     return family

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwsearch import build, checkpoints
+from hwsearch import checkpoints
+from hwsearch.build import registry
 from hwsearch.config import set_path
 from hwsearch.construct import construct
 from hwsearch.errors import UserError
@@ -23,7 +24,7 @@ def family_of(name: str, params: Sequence[str]) -> Family:
     raw: dict[str, Any] = {}
     for text in params:
         set_path(raw, text)
-    family: Family = construct(build.named("families", name, "--family"), raw, where="--param", given={})
+    family: Family = construct(registry.named("families", name, "--family"), raw, where="--param", given={})
     return family
 
 

@@ -12,46 +12,60 @@ import numpy as np
 
 from hwsearch.devices.base import Device
 from hwsearch.devices.environment import clock_of
-from hwsearch.devices.reference import PAIRS, FixedNet
+from hwsearch.devices.reference import REFERENCES, FixedNet
 from hwsearch.devices.timing import Call, ClockName, Timing, TimingPlan, TimingResult, time_interleaved
 from hwsearch.errors import DeviceError
 from hwsearch.results import Artifact, Measurement
 
 GROUP = 16
 """Artifacts timed in one set of rounds; more would all have to be open at once."""
-CONTROL = "control"
+WITNESS = "witness"
+WITNESSED_RUNS = 4
+"""In how many runs a net is the witness."""
 
 
 class Stability:
-    """How much a ratio changes from one measuring run to the next, learnt from the control net.
+    """How much a net's ratio changes from one measuring run to the next, learnt from nets that are measured again.
 
     Within a run, repeats share what the neighbours on the chip, the clock and the memory layout happen to be; an
-    interval from them alone is too narrow when runs are compared (on a busy host it held for half of all pairs).
+    interval from them alone is too narrow when runs are compared (on a busy host it held for half of all pairs). So one
+    candidate of a run, the witness, is opened and timed again in the next runs, and then another one. No fixed net
+    would do, nor one that stays open: how far two ratios differ depends on how a net uses caches and memory, and on
+    where the engine puts it when it is opened (3 % from one opening to the next in OpenVINO, benchmarks/measurement).
 
-    The variance is a weighted mean of a prior and of the control's squared deviations from its mean log ratio, each
-    less what the run's own interval explains (shrinkage with `PRIOR_RUNS` pseudo-observations).
+    The variance is a weighted mean of a prior and of the squared deviations of the witnesses' log ratios, each from the
+    mean of its own net, less what the runs' own intervals explain (shrinkage with `PRIOR_RUNS` pseudo-observations).
     """
 
-    PRIOR_STD, PRIOR_RUNS = 0.02, 4.0
+    PRIOR_STD, PRIOR_RUNS = 0.025, 4.0
 
     def __init__(self) -> None:
-        self._ratios: list[float] = []
-        self._variances: list[float] = []
+        self._witnesses: list[list[Timing]] = []
 
-    def add(self, control: Timing) -> None:
-        """Takes in the control's ratio of one run."""
-        self._ratios.append(math.log(control.ratio))
-        self._variances.append((control.ratio_std / control.ratio) ** 2)
+    @property
+    def runs(self) -> int:
+        """In how many runs the present witness was timed; 0 before there is one."""
+        return len(self._witnesses[-1]) if self._witnesses else 0
+
+    def begin(self, timing: Timing) -> None:
+        """Takes a candidate of this run as the next witness."""
+        self._witnesses.append([timing])
+
+    def add(self, timing: Timing) -> None:
+        """Takes in the present witness, timed again."""
+        self._witnesses[-1].append(timing)
 
     @property
     def std(self) -> float:
         """Relative standard deviation from run to run."""
-        squares = self.PRIOR_RUNS * self.PRIOR_STD**2
-        runs = len(self._ratios)
-        if runs > 1:
-            spread = float(np.sum((np.array(self._ratios) - np.mean(self._ratios)) ** 2))
-            squares += max(0.0, spread - (runs - 1) * float(np.mean(self._variances)))
-        return math.sqrt(squares / (self.PRIOR_RUNS + max(0, runs - 1)))
+        spread, explained, runs = 0.0, 0.0, 0
+        for timings in self._witnesses:
+            logs = np.log([t.ratio for t in timings])
+            spread += float(np.sum((logs - logs.mean()) ** 2))
+            explained += (len(timings) - 1) * float(np.mean([(t.ratio_std / t.ratio) ** 2 for t in timings]))
+            runs += len(timings) - 1
+        squares = self.PRIOR_RUNS * self.PRIOR_STD**2 + max(0.0, spread - explained)
+        return math.sqrt(squares / (self.PRIOR_RUNS + runs))
 
 
 class TimedDevice(Device):
@@ -60,7 +74,8 @@ class TimedDevice(Device):
     The reported half-width is sqrt(h^2 + (1.96 s)^2): h of the run's own interval, s of `Stability`.
     """
 
-    _fixed: tuple[Call, Call] | None = None
+    _reference: Call | None = None
+    _witness: Artifact | None = None
     _stability: Stability | None = None
 
     @abstractmethod
@@ -133,17 +148,18 @@ class TimedDevice(Device):
         return out
 
     def _time(self, artifacts: Sequence[Artifact]) -> TimingResult:
-        if self._fixed is None:
-            reference, control = PAIRS[self.spec.reference]
-            self._fixed = self.open_fixed(reference), self.open_fixed(control)
+        if self._reference is None or self._stability is None:
+            self._reference = self.open_fixed(REFERENCES[self.spec.reference])
             self._stability = Stability()
         calls = {str(i): self.open(artifact) for i, artifact in enumerate(artifacts)}
-        if self.spec.protocol != "fast":
-            calls[CONTROL] = self._fixed[1]
-        result = time_interleaved(calls, self._fixed[0], plan=self.plan())
-        if CONTROL in result.candidates:
-            assert self._stability is not None
-            self._stability.add(result.candidates[CONTROL])
+        if self._witness is not None:
+            calls[WITNESS] = self.open(self._witness)
+        result = time_interleaved(calls, self._reference, plan=self.plan())
+        if self._witness is not None:
+            self._stability.add(result.candidates[WITNESS])
+        if self.spec.protocol != "fast" and self._stability.runs % WITNESSED_RUNS == 0:
+            self._witness = artifacts[0]
+            self._stability.begin(result.candidates["0"])
         return result
 
     def _latency(self, result: TimingResult, name: str, artifact: Artifact, reference_ms: float) -> Measurement:

@@ -10,14 +10,14 @@ import safetensors.torch
 import torch
 
 from hwsearch import build, checkpoints
-from hwsearch.build import Factory, Plan
+from hwsearch.build import Factory, Plan, registry, sections
 from hwsearch.config import set_path
 from hwsearch.construct import construct
 from hwsearch.devices.base import Device
 from hwsearch.engines.base import SearchEngine
 from hwsearch.errors import ConfigError, UserError
 from hwsearch.export.base import Exporter
-from search_spaces.supernet import Family
+from search_spaces.supernet import Family, SparsityGenes
 from tests.hwsearch.runs import costs_only, digits
 
 STAGES = [{"width": [8, 16], "depth": [1, 2]}, {"width": [16, 24], "depth": [1, 2]}]
@@ -43,11 +43,11 @@ def changed(raw: dict[str, Any], *overrides: str) -> dict[str, Any]:
 # ---- the tables ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("group", build.GROUPS)
+@pytest.mark.parametrize("group", registry.GROUPS)
 def test_every_entry_of_every_table_is_there(group: str) -> None:
     base = {"families": Family, "engines": SearchEngine, "devices": Device, "exporters": Exporter}.get(group)
-    for name in build.GROUPS[group]:
-        target = build.named(group, name, "somewhere")
+    for name in registry.GROUPS[group]:
+        target = registry.named(group, name, "somewhere")
         assert callable(target)
         if base is not None and inspect.isclass(target):  # a family may be made by a function
             assert issubclass(target, base)
@@ -55,9 +55,9 @@ def test_every_entry_of_every_table_is_there(group: str) -> None:
 
 
 def test_every_format_of_a_device_has_an_exporter() -> None:
-    for name in build.DEVICES:
-        for fmt in build.named("devices", name, "somewhere").formats[:1]:
-            assert build.named("exporters", fmt, "somewhere").format == fmt
+    for name in registry.DEVICES:
+        for fmt in registry.named("devices", name, "somewhere").formats[:1]:
+            assert registry.named("exporters", fmt, "somewhere").format == fmt
 
 
 def test_names_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,10 +67,10 @@ def test_names_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         def load(self) -> type:
             return int
 
-    monkeypatch.setattr(build, "entry_points", lambda group: [Point()] if group == "hwsearch.engines" else [])
-    assert build.named("engines", "theirs", "search.engine") is int
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()] if group == "hwsearch.engines" else [])
+    assert registry.named("engines", "theirs", "search.engine") is int
     with pytest.raises(ConfigError, match=r"search.engine must be one of .*'theirs'.*, but got 'their' \(nearest: 'th"):
-        build.named("engines", "their", "search.engine")
+        registry.named("engines", "their", "search.engine")
 
 
 # ---- what is wrong with a configuration, one line each -------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_nothing_is_said_about_what_follows_from_a_bad_part() -> None:
 
 
 def test_a_family_without_layers_that_may_be_sparse() -> None:
-    class Fixed(build.named("families", "mlp", "x")):  # type: ignore[misc]
+    class Fixed(registry.named("families", "mlp", "x")):  # type: ignore[misc]
         def layers(self, columns: Any) -> Any:
             from dataclasses import replace
 
@@ -220,7 +220,7 @@ def test_a_family_without_layers_that_may_be_sparse() -> None:
 
     family = Fixed(input_shape=(1, 8, 8), n_classes=10, hidden=[[4, 8]])
     with pytest.raises(ConfigError, match="sparsity must apply to at least one layer"):
-        build._space(family, build.SparsityGenes(("dense", "unstructured-0.5")), ())
+        sections.space_of(family, SparsityGenes(("dense", "unstructured-0.5")), ())
 
 
 # ---- what a good one becomes ---------------------------------------------------------------------------------------

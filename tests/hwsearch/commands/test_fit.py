@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.cli import main
 from hwsearch.commands.fit import averaged, fit
 from hwsearch.commands.space_source import open_space
@@ -245,16 +246,16 @@ def test_repeated_labels_are_averaged() -> None:
     assert averaged(rows, values=np.zeros(3), stds=None)[2] is None
 
 
-@pytest.mark.parametrize("name", list(build.PREDICTORS))
+@pytest.mark.parametrize("name", list(registry.PREDICTORS))
 @pytest.mark.parametrize("log", [False, True])
 def test_every_model_is_made_with_and_without_costs(name: str, log: bool) -> None:
     family = build.load_raw(NETWORK, source="test")
     for layers in (None, family.supernet(meta=True).layers):
-        made = build.predictor(name, family.space, layers=layers, log=log)
+        made = registry.predictor(name, family.space, layers=layers, log=log)
         assert made.kind == name
 
 
 def test_an_unknown_model() -> None:
     space = build.load_raw(NETWORK, source="test").space
     with pytest.raises(ConfigError, match=r"the model must be one of .*, but got 'rigde' \(nearest: 'ridge'\)"):
-        build.predictor("rigde", space)
+        registry.predictor("rigde", space)

@@ -47,7 +47,7 @@ def short(path: Path) -> tuple[str, ...]:
 
 
 def test_there_is_an_example_of_every_recipe() -> None:
-    from hwsearch.build import RECIPES
+    from hwsearch.build.registry import RECIPES
 
     used = {entry["name"] for path in CONFIGS for entry in yaml.safe_load(path.read_text()).get("recipes", [])}
     assert used == set(RECIPES)

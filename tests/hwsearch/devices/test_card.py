@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hwsearch.build import named
+from hwsearch.build.registry import named
 from hwsearch.devices.base import DeviceSpec
 from hwsearch.devices.card import CapabilityCard, Probe, decide
 from hwsearch.devices.onnxruntime_device import OnnxRuntimeDevice

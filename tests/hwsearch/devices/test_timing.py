@@ -238,24 +238,29 @@ def timing_of_ratio(ratio: float, *, half_width: float = 0.0) -> Timing:
     return Timing(none, none, none, none, 1.0, 0.0, ratio, half_width, 1)
 
 
-def test_stability_is_learnt_from_the_control() -> None:
-    stability = Stability()
-    assert stability.std == pytest.approx(Stability.PRIOR_STD)
-    stability.add(timing_of_ratio(1.0))
-    assert stability.std == pytest.approx(Stability.PRIOR_STD)  # one run says nothing
+def learnt(std: float, *, half_width: float = 0.0, witnesses: int = 100) -> Stability:
+    """Returns what is learnt from witnesses of four runs each, whose ratios vary by `std`, each about its own."""
     rng = np.random.default_rng(0)
-    for _ in range(400):
-        stability.add(timing_of_ratio(math.exp(0.1 * rng.standard_normal())))
-    assert stability.std == pytest.approx(0.1, rel=0.1)  # standard error of a deviation from 400: 3.5 %
-    steady = Stability()
-    for _ in range(50):
-        steady.add(timing_of_ratio(2.0))
-    assert steady.std < 0.006
+    stability = Stability()
+    for i in range(witnesses):
+        ratios = (1 + i) * np.exp(std * rng.standard_normal(4))
+        stability.begin(timing_of_ratio(ratios[0], half_width=half_width * ratios[0]))
+        for ratio in ratios[1:]:
+            stability.add(timing_of_ratio(ratio, half_width=half_width * ratio))
+        assert stability.runs == 4
+    return stability
+
+
+def test_stability_is_learnt_from_nets_that_are_measured_again() -> None:
+    stability = Stability()
+    assert stability.runs == 0
+    assert stability.std == pytest.approx(Stability.PRIOR_STD)
+    stability.begin(timing_of_ratio(1.0))
+    assert stability.std == pytest.approx(Stability.PRIOR_STD)  # one run says nothing
+    assert learnt(0.1).std == pytest.approx(0.1, rel=0.15)  # standard error of a deviation from 300: 4 %
+    assert learnt(0.0, witnesses=20).std < 0.007
     # What the runs' own intervals explain is not counted again.
-    explained = Stability()
-    for _ in range(400):
-        explained.add(timing_of_ratio(math.exp(0.1 * rng.standard_normal()), half_width=0.1 * 1.96))
-    assert explained.std < 0.04
+    assert learnt(0.1, half_width=0.1 * 1.96).std < 0.04
 
 
 def test_system_clock_moves() -> None:
