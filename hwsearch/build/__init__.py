@@ -140,6 +140,22 @@ class Plan:
         """Returns the frozen training settings, or None."""
         return training_of(self.config, self.dataset)
 
+    def place(self) -> Any:
+        """Returns where on Ray the super-network is trained; None: in this process."""
+        section = self.config.executor
+        if section.training.workers is None:
+            return None
+        needs, target = section.training, import_module("hwsearch.distribution.ray_training").Place
+        return target(
+            needs.workers,
+            Resources(needs.cpus, needs.gpus, needs.memory_gb * 1e9),
+            retries=needs.retries,
+            storage=needs.storage,
+            address=section.address,
+            namespace=section.namespace,
+            runtime_env=section.runtime_env,
+        )
+
     def executor(self, factory: Any, weights: dict[str, NDArray[Any]] | None, *, ledger: Path) -> Executor:
         """Returns the executor with its workers started."""
         section = self.config.executor
@@ -159,6 +175,7 @@ class Plan:
                 absent_s=section.absent_s,
                 namespace=section.namespace,
                 runtime_env=section.runtime_env,
+                run=self.config.name,
             )
         executor: Executor = make(factory, weights, devices=lanes, limits=limits)
         return executor
@@ -306,6 +323,12 @@ class Factory:
             has_weights=weights is not None,
             scorer=scorer_of(made.config, made.family, made.dataset) if made.needs_network else None,
         )
+
+    def training(self) -> tuple[Supernet, Dataset, Any]:
+        """Returns what a worker trains; the driver's weights replace those of the super-network."""
+        made = load_raw(self.raw, source="config")
+        assert made.dataset is not None
+        return made.supernet(), made.dataset, made.training()
 
     def lane(self, device: str) -> LaneWorker:
         """Returns the measuring lane of a device."""

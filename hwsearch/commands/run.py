@@ -232,13 +232,22 @@ def _weights(
             checkpoints.load_weights(supernet, folder.supernet)
         else:
             observer.phase("train")
-            train(
-                supernet,
-                plan.dataset,
-                plan.training(),
-                checkpoint=folder.training / "checkpoint.safetensors",
-                progress=observer.training,
-            )
+            place, checkpoint = plan.place(), folder.training / "checkpoint.safetensors"
+            if place is None:
+                train(supernet, plan.dataset, plan.training(), checkpoint=checkpoint, progress=observer.training)
+            else:
+                from hwsearch.distribution.ray_training import train_on_ray
+
+                train_on_ray(
+                    Factory(plan.config.to_dict()).training,
+                    supernet,
+                    plan.dataset,
+                    plan.training(),
+                    place=place,
+                    checkpoint=checkpoint,
+                    progress=observer.training,
+                    ledger=folder.path / "ray.pids",
+                )
             write_atomic(folder.supernet, encode(supernet.tensors()))
     return supernet.to_arrays()
 
