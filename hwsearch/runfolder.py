@@ -37,7 +37,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        raise RecordError(str(path), error.strerror) from error
+        raise RecordError(str(path), error.strerror or error) from error
     finally:
         with suppress(OSError):
             part.unlink()
@@ -232,7 +232,7 @@ class RunLock:
             if self._made:
                 self.path.unlink()
             self._remove()
-            raise RecordError(str(self.path), error.strerror) from error
+            raise RecordError(str(self.path), error.strerror or error) from error
         return self
 
     def __exit__(
