@@ -29,7 +29,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "verify": ("--nets", "1", "--seeds", "1", "--epochs", "1"),
     "fit": ("--no-curve",),
     "measure-for-predictor": ("--budget", "3", "--model", "ridge"),
-    "benchmark-engines": ("--seeds", "2", "--trials", "12"),
+    "benchmark-engines": ("--seeds", "2", "--trials", "5"),
 }
 """What is added to a command so that it ends soon; of an option that is given twice, the last counts."""
 
@@ -52,6 +52,7 @@ class Sandbox:
         net = folder / "runs/quickstart/models" / self.key("quickstart")
         for name in ("model.onnx", "model.py", "model.safetensors"):
             shutil.copy(net / name, folder / name)
+        shutil.copytree(net, folder / "net" / net.name)
         shutil.copytree(folder / "runs/quickstart", folder / "runs/random")
         for name in ("board.yaml", "phone.yaml"):
             shutil.copy(folder / "configs/devices/onnxruntime.yaml", folder / name)

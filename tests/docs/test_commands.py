@@ -97,6 +97,8 @@ def test_blocks_and_commands_are_found() -> None:
     assert [c.how for c in found] == ["not run", "run", "run"]
     with pytest.raises(ValueError, match="a block must be one of"):
         blocks_of("```\nx\n```", "p.md")
+    with pytest.raises(ValueError, match=r"a mark must be of the form in blocks\.py"):
+        blocks_of("<!-- slow fit -> x\n```bash\nx\n```", "p.md")
     with pytest.raises(ValueError, match="the block must end"):
         blocks_of("```bash\nx", "p.md")
     with pytest.raises(Exception, match="No such option"):
