@@ -288,7 +288,8 @@ def robust_of(members: Sequence[Member], objectives: Sequence[Objective], limits
     """
 
     def does(member: Member) -> bool:
-        known = {name: value for name, value in member.validated.items() if value is not None}
+        stored: dict[str, Any] = dict(member.validated)  # a file has None where there was NaN
+        known = {name: value for name, value in stored.items() if value is not None}
         kept = all(o.violation(known.get(o.name, math.nan)) <= 0 for o in limits)
         return kept and member.error is None and all(o.name in known for o in objectives)
 
