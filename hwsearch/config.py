@@ -227,7 +227,10 @@ class ExportSection(Section):
 
 
 class RunConfig(Section):
-    """Everything a run is made of. Sections named by the user (`data`, `training`, ...) stay plain data here."""
+    """Everything a run is made of. Sections named by the user (`data`, `training`, ...) stay plain data here.
+
+    `logging`: where progress is shown besides the record: `tensorboard`, `mlflow`.
+    """
 
     name: str
     seed: int = Field(default=0, ge=0)
@@ -244,6 +247,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     export: ExportSection = Field(default_factory=ExportSection)
     storage: str | None = None
+    logging: tuple[str, ...] = ()
     decided: DecidedSection | None = None
 
     @field_validator("name")

@@ -132,6 +132,10 @@ class Plan:
         choices = self.precisions or ("fp32",)
         return {name: tuple(p for p in choices if p in self.devices[name].precisions) for name in self.measured}
 
+    def sinks(self, folder: Path) -> list[Any]:
+        """Returns what the run's progress is told to besides its record, opened for the run in `folder`."""
+        return [named("sinks", name, "logging")(folder, self.config.name) for name in self.config.logging]
+
     def training(self) -> Any:
         """Returns the frozen training settings, or None."""
         return training_of(self.config, self.dataset)
@@ -251,9 +255,15 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     if scored and not brings and not (config.supernet.weights or config.training) and good("training", "supernet"):
         problems.append("training (or supernet.weights) must be given when an objective needs a trained network.")
     attempt(lambda: executor_problems(config))
+    for name in config.logging:
+        attempt(partial(_require_sink, name))
     configuration.raise_problems(list(dict.fromkeys(problems)), source)
     assert made is not None
     return made
+
+
+def _require_sink(name: str) -> None:
+    named("sinks", name, "logging").require()
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Plan:

@@ -43,7 +43,10 @@ def family_of(config: RunConfig, dataset: Dataset | None, *, shaped: bool) -> Fa
     """Returns the family; None, its parameters checked, where data that decide its shape are not there."""
     section = config.supernet
     if shaped:
-        return make_family(section.family, section.params, dataset, where="supernet")
+        params = dict(section.params)
+        if config.decided is not None and config.decided.channel_multiple is not None:
+            params.setdefault("multiple", config.decided.channel_multiple)
+        return make_family(section.family, params, dataset, where="supernet")
     problems = parameter_problems(
         named("families", section.family, "supernet.family"),
         section.params,

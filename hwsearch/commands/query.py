@@ -135,8 +135,8 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
             path = predictor_path(folder, names[name])
             if not path.is_file():
                 raise UserError(
-                    f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or with fewer "
-                    f"than {MIN_ROWS} trials that were measured."
+                    f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or fewer "
+                    f"than {MIN_ROWS} of its trials have that metric."
                 )
             loaded[name] = load_predictor(path, space=plan.space, sources=Sources(layers=supernet.layers)).predictor
     for text in archs:
