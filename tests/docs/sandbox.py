@@ -48,7 +48,7 @@ class Sandbox:
         # The same names of the run, its device and metrics as configs/quickstart.yaml, which needs minutes.
         tiny = digits(name="quickstart", devices={"cpu": {"runtime": "simulated"}}, training={"epochs": 2})
         (folder / "configs" / "quickstart.yaml").write_text(yaml.safe_dump(tiny, sort_keys=False))
-        self.hwsearch("run", "configs/quickstart.yaml")
+        assert self.hwsearch("run", "configs/quickstart.yaml") == 0
         net = folder / "runs/quickstart/models" / self.key("quickstart")
         for name in ("model.onnx", "model.py", "model.safetensors"):
             shutil.copy(net / name, folder / name)
