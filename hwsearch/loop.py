@@ -13,7 +13,7 @@ from hwsearch.distribution.executor import Executor
 from hwsearch.distribution.jobs import Evaluated, EvaluateJob, Measured, MeasureJob
 from hwsearch.engines.base import SearchEngine
 from hwsearch.pareto import Box
-from hwsearch.results import Outlook, SearchProgress, State
+from hwsearch.results import Outlook, RunCounts, SearchProgress, State
 from hwsearch.runfolder import RunFolder
 from hwsearch.study import Study
 
@@ -50,6 +50,7 @@ class Search:
         self._latest_error: str | None = None
         self._outlook: Outlook | None = None
         self._volume: tuple[float, float | None] = (-math.inf, None)  # when it was computed, and what
+        self._engine_seconds = 0.0
         self.left_out: dict[str, str] = {}
         """Device that the search goes on without -> why."""
         executor.references.update(folder.references())
@@ -85,6 +86,7 @@ class Search:
                 break
             for result in self.executor.wait(1.0):
                 self._evaluated(result) if isinstance(result, Evaluated) else self._measured(result)
+            self.executor.report(self._counts)
             if observe is not None:
                 observe(self._progress(trials, time.monotonic() - started, done_before))
         return SearchResult(len(self.study.trials), self._n_failed(), exhausted, stopped)
@@ -120,6 +122,7 @@ class Search:
         started = time.perf_counter()
         population = self.engine.propose(self.study.history(), count)
         seconds = time.perf_counter() - started
+        self._engine_seconds += seconds
         attributes = {
             "engine": type(self.engine).__name__,
             "engine_seconds": round(seconds / max(1, len(population)), 6),
@@ -174,6 +177,10 @@ class Search:
 
     def _n_failed(self) -> int:
         return int((self.study.history().state == State.FAILED).sum())
+
+    def _counts(self) -> RunCounts:
+        done = self._n_done()
+        return RunCounts(done, self._n_failed(), len(self.study.trials) - done, self._engine_seconds)
 
     def _progress(self, trials: int, elapsed_s: float, done_before: int) -> SearchProgress:
         done, front = self._n_done(), self.study.front()

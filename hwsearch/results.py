@@ -188,6 +188,16 @@ class Outlook:
 
 
 @dataclass(frozen=True)
+class RunCounts:
+    """Where a run stands, in numbers: trials over (failed ones included), failed, in flight; time of the engine."""
+
+    n_done: int = 0
+    n_failed: int = 0
+    n_running: int = 0
+    engine_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class SearchProgress:
     """Where a search stands.
 

@@ -27,6 +27,7 @@ LEVELS = {
     "warm": 4,
     "front": 4,
     "report": 4,
+    "sinks": 4,
     "importers": 4,
     "service": 4,
     "study": 3,

@@ -45,7 +45,7 @@ class TestCluster:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "object_store_memory": STORE_BYTES}
+        head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._cluster, self._nodes = Cluster(initialize_head=True, head_node_args=head), deque[Any]()
         self.address = str(self._cluster.address)
 

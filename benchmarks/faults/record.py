@@ -8,7 +8,6 @@ from typing import Any
 
 import optuna
 
-from hwsearch import build
 from hwsearch.commands.status import status
 from hwsearch.results import State
 from hwsearch.study import Study, open_storage
@@ -69,13 +68,6 @@ def problems(storage_url: str | None, folder: Path, *, gaps: bool = False) -> li
             found.append(f"{name}: a record without values")
     status(folder)  # raises if the folder cannot be read
     return found
-
-
-def study_of(raw: dict[str, Any], folder: Path) -> Study:
-    """Returns the record of a run of `config`, for looking at."""
-    plan = build.load_raw(raw, source="faults")
-    storage = open_storage(plan.config.storage, folder / "study.log")
-    return Study(NAME, plan.space, objectives=plan.objectives, devices=plan.measured, storage=storage)
 
 
 def n_finished(study: Study) -> int:

@@ -105,7 +105,7 @@ function front(device) {
   const y0 = names[0] === measured && names.length > 1 ? names[1] : names[0];
   const x = pick("Horizontal axis", own, measured && measured !== y0 ? measured : names.find(n => n !== y0) || y0);
   const y = pick("Vertical axis", own, y0);
-  const controls = make("div", { class: "controls" }, make("span", {}, "across"), x, make("span", {}, "up"), y);
+  const controls = make("div", { class: "controls" }, make("span", {}, "across ", x), make("span", {}, "up ", y));
   const on = new Set(device && data.fronts[device] ? data.fronts[device] : data.members.map(m => m.key));
   const members = data.members.filter(m => on.has(m.key) && m.error === null);
   const drawn = figure(section("front"), {
@@ -234,7 +234,7 @@ function bars(name, rows, title, caption) {
     for (const v of ticks(domain, false, Math.max(2, width / 140))) svg.append(make("line", { class: "grid", x1: s(v), x2: s(v), y1: 0, y2: height - 34 }), make("text", { x: s(v), y: height - 20, "text-anchor": "middle" }, short(v)));
     rows.forEach((r, i) => {
       const y = i * 20 + 4, cut = Math.floor(left / 6.6) - 1;
-      svg.append(make("text", { x: left - 6, y: y + 12, "text-anchor": "end" }, r.label.length > cut ? "..." + r.label.slice(3 - cut) : r.label),
+      svg.append(make("text", { x: left - 6, y: y + 12, "text-anchor": "end" }, r.label.length > cut ? r.label.slice(0, 6) + "…" + r.label.slice(7 - cut) : r.label),
         make("rect", { class: "effect", x: Math.min(s(0), s(r.value)), y: y + 2, width: Math.abs(s(r.value) - s(0)), height: 12 }, make("title", {}, `${r.label}: ${show(r.value)} ± ${show(r.half)}`)));
       if (r.half) svg.append(make("line", { class: "whisker", x1: s(r.value - r.half), x2: s(r.value + r.half), y1: y + 8, y2: y + 8 }));
     });

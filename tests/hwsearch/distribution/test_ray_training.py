@@ -15,6 +15,7 @@ import pytest
 import ray
 import torch
 
+from hwsearch.commands.run import run
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.synthetic import SyntheticSpec
 from hwsearch.distribution import ray_training
@@ -27,6 +28,7 @@ from hwsearch.training.supernet_training import train
 from search_spaces.mlp import MLP
 from search_spaces.mobilenet import MobileNet, Stage
 from search_spaces.supernet import Supernet
+from tests.hwsearch.runs import Silent, digits, write
 
 DATA = SyntheticSpec(shape=(1, 8, 8), n_classes=3, n=120, noise=0.5)
 CONFIG = TrainingConfig(epochs=3, batch_size=16, n_random=1, reorder_epochs=(2,), warmup_epochs=0.5)
@@ -107,6 +109,24 @@ def test_two_ranks_of_which_one_is_lost_are_one_with_the_whole_batch(cluster: No
     train(plain, DATA.open(), WITHOUT_NORM)
     for name, array in plain.to_arrays().items():
         np.testing.assert_allclose(net.to_arrays()[name], array, atol=1e-5)  # as in test_group
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_trains_on_two_workers_and_goes_on_with_one(tmp_path: Path) -> None:
+    place = {"workers": 2, "cpus": 0.5}
+    executor = {"kind": "ray", "workers": 1, "accuracy": {"cpus": 0.5}, "training": place}
+    raw = digits(executor=executor, search={"engine": "random", "trials": 4})
+    folder = tmp_path / "run"
+    outcome = run(write(tmp_path, raw), run_dir=folder, observer=Silent())
+    assert outcome.n_trials == 4
+    assert outcome.n_failed == 0
+    checkpoint = folder / "training" / "checkpoint.safetensors"
+    assert load_state(checkpoint).epoch == 2
+    # Where a training runs is no part of what the run is.
+    raw["executor"]["training"] = {"workers": None}
+    raw["search"]["trials"] = 5
+    assert run(write(tmp_path, raw), run_dir=folder, observer=Silent()).n_trials == 5
 
 
 class Failed(Exception):
