@@ -87,7 +87,7 @@ class Block:
         names = tuple(c for c, keep in zip(self.columns, kept, strict=True) if keep)
         if self.on_hot is not None:
             return Block.of_hot(self.name, names, self.on_hot[:, kept], per_column=self.per_column)
-        return Block(self.name, names, lambda reading: whole(reading)[:, kept], self.per_column)
+        return Block(self.name, names, lambda reading: whole(reading).T[kept].T, self.per_column)
 
 
 @lru_cache(maxsize=32)
