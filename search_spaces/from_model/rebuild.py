@@ -65,10 +65,12 @@ class Rebuilt:
 
     Args:
         module: plain, on the default device, freshly initialised.
+        graph: what its forward was written from.
         names: place of a parameter or buffer in it -> name of the captured tensor.
     """
 
     module: nn.Module
+    graph: fx.Graph
     names: Mapping[str, str]
 
 
@@ -131,7 +133,7 @@ class _Rebuilder:
                 self.made[node] = self.value(instead[node])
             elif node in live:
                 self.made[node] = self.emit(node)
-        return Rebuilt(_with_forward(self.root, self.graph, name).eval(), dict(self.names))
+        return Rebuilt(_with_forward(self.root, self.graph, name).eval(), self.graph, dict(self.names))
 
     # -- values --------------------------------------------------------------------------------------
 
