@@ -2,6 +2,7 @@
 # PYTHON=python3.12 chooses another interpreter (remove .venv first).
 
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := hwsearch predictors search_spaces tests benchmarks examples
@@ -19,7 +20,7 @@ quickstart: $(VENV)/.installed-run ## install, train, search and export on the d
 test: $(VENV)/.installed-dev ## install, then lint, types and the test suite
 	$(MAKE) lint
 	$(MAKE) types
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check $(SOURCES)

@@ -21,6 +21,13 @@ class WorkerError(RuntimeError):
     """No worker of a kind can be made, so that the work cannot go on; nothing recorded is lost."""
 
 
+class RecordError(OSError):
+    """The record, or a file of the run, cannot be written: a full disk, a database that is gone."""
+
+    def __init__(self, what: str, reason: object) -> None:
+        super().__init__(f"{what} must be written, but: {reason}. Nothing recorded is lost: the same command continues")
+
+
 class NoResultError(RuntimeError):
     """A search came to its end without a network that can be handed over."""
 

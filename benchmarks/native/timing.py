@@ -18,23 +18,33 @@ from hwsearch.export.onnx_exporter import OnnxExporter
 from hwsearch.export.openvino_exporter import OpenVinoExporter
 
 Call = Callable[[], object]
+Loop = Callable[[int], object]
 
 
-def interleaved(calls: Mapping[str, Call], *, rounds: int, least_ms: float = 1.0) -> dict[str, np.ndarray]:
-    """Milliseconds per call, (rounds,) for each; one round runs every call once (short ones several times)."""
+def repeated(call: Call) -> Loop:
+    """A function that makes so many calls."""
+
+    def loop(times: int) -> None:
+        for _ in range(times):
+            call()
+
+    return loop
+
+
+def interleaved(loops: Mapping[str, Loop], *, rounds: int, least_ms: float = 1.0) -> dict[str, np.ndarray]:
+    """Milliseconds per call, (rounds,) for each; one round runs each of them once (short ones several times)."""
     repeats = {}
-    for name, call in calls.items():
-        call()
+    for name, loop in loops.items():
+        loop(1)
         begin = time.process_time()
-        call()
+        loop(1)
         repeats[name] = max(1, round(least_ms / 1e3 / max(time.process_time() - begin, 1e-6)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(rounds):
-        for name, call in calls.items():
-            call()  # what the others left in the caches is not this call's
+        for name, loop in loops.items():
+            loop(1)  # what the others left in the caches is not this one's
             begin = time.process_time()
-            for _ in range(repeats[name]):
-                call()
+            loop(repeats[name])
             times[name].append((time.process_time() - begin) * 1e3 / repeats[name])
     return {name: np.array(values) for name, values in times.items()}
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 from nets import encoder, masked, mobilenet_v3
-from timing import interleaved, machine, onnxruntime_call, onnxruntime_int8_call, openvino_call
+from timing import interleaved, machine, onnxruntime_call, onnxruntime_int8_call, openvino_call, repeated
 
 from hwsearch.native.exporter import NativeExporter, open_artifact
 
@@ -44,7 +44,7 @@ def main() -> None:
         name = f"native {100 * sparsity:.0f} %" + (f" in groups of {rows}" if rows > 1 else "")
         print(f"{name}: exported in {seconds:.1f} s, largest error {error:.1e}", flush=True)
         calls[name] = library.bound(example.numpy())
-    times = interleaved(calls, rounds=arguments.rounds)
+    times = interleaved({name: repeated(call) for name, call in calls.items()}, rounds=arguments.rounds)
     fastest = np.minimum(times["onnxruntime dense"], times["openvino dense"])
     print(machine())
     print("| | ms | over onnxruntime | over the faster dense engine |\n|---|---|---|---|")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hwsearch import __version__
-from hwsearch.cli import cluster, comparing, looking, nets, predicting, running, spaces
+from hwsearch.cli import cluster, comparing, looking, nets, predicting, running, spaces, starting
 
 app = typer.Typer(
     name="hwsearch",
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=True,
 )
 PANELS = {
-    "Search and train": running.COMMANDS,
+    "Search and train": {**starting.COMMANDS, **running.COMMANDS},
     "Look": looking.COMMANDS,
     "Nets and devices": nets.COMMANDS,
     "Predict": predicting.COMMANDS,

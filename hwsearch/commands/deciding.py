@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
+from math import lcm
 from pathlib import Path
 
 from hwsearch import build
 from hwsearch.build import Plan
+from hwsearch.build.registry import named
 from hwsearch.config import DecidedSection, parse
 from hwsearch.devices.base import Fingerprint
 from hwsearch.devices.card import CapabilityCard, Decision, decide
@@ -48,12 +51,14 @@ def _stored(folder: RunFolder) -> DecidedSection | None:
 
 
 def decide_space(plan: Plan) -> DecidedSection:
-    """Returns which sparsity patterns and precisions are searched, and why the others are not.
+    """Returns which sparsity patterns and precisions are searched, why the others are not, and which widths pay.
 
     Raises:
         UserError: a card that the configuration names cannot be used.
     """
-    cards, notes = find_cards(plan) if plan.sparsity is not None or len(plan.precisions) > 1 else ({}, [])
+    rounds = _rounds(plan)
+    needed = plan.sparsity is not None or len(plan.precisions) > 1 or rounds
+    cards, notes = find_cards(plan) if needed else ({}, [])
     tracked = (*plan.objectives, *plan.limits)
     left: dict[str, tuple[str, ...]] = {"precision": ()}
     lines = list(notes)
@@ -71,7 +76,21 @@ def decide_space(plan: Plan) -> DecidedSection:
         kept, dropped = _kept(plan, group, decisions)
         left[group] = kept
         lines += [f"{group}.choices: {d.choice} is not searched: {d.reason}" for d in dropped]
-    return DecidedSection(sparsity=left.get("sparsity"), precision=left.get("precision"), dropped=tuple(lines))
+    multiple = None
+    if rounds and any(card.channel_multiple > 1 for card in cards.values()):
+        multiple = lcm(*(card.channel_multiple for card in cards.values()))
+        whose = ", ".join(f"{card.channel_multiple} on {name}" for name, card in cards.items())
+        lines.append(f"supernet.params.multiple: {multiple}, because multiples of these channels are fast: {whose}")
+    return DecidedSection(
+        sparsity=left.get("sparsity"), precision=left.get("precision"), channel_multiple=multiple, dropped=tuple(lines)
+    )
+
+
+def _rounds(plan: Plan) -> bool:
+    """Returns whether the family rounds the channels that it keeps, and the configuration does not say to what."""
+    section = plan.config.supernet
+    takes = "multiple" in inspect.signature(named("families", section.family, "supernet.family")).parameters
+    return takes and "multiple" not in section.params
 
 
 def _patterns(plan: Plan) -> tuple[str, ...]:

@@ -297,7 +297,8 @@ def _targets(artifact: Artifact, plan: Plan, request: Request) -> dict[str, Devi
             targets.setdefault(name, plan.devices[name])
     if not targets and artifact.format in RUNTIMES:
         runtime = RUNTIMES[artifact.format]
-        targets[runtime] = DeviceSpec(name=runtime, runtime=runtime, precisions=(artifact.precision,))
+        batch = next((plan.devices[name].batch for name in plan.measured), 1)  # numbers in one table must be comparable
+        targets[runtime] = DeviceSpec(name=runtime, runtime=runtime, precisions=(artifact.precision,), batch=batch)
     return targets
 
 

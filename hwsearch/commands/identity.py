@@ -25,6 +25,14 @@ def inputs(plan: Plan) -> dict[str, Any]:
     }
 
 
+def identity(plan: Plan) -> dict[str, Any] | None:
+    """Returns what a database keeps of a run, so that another one of the same name is not taken for it."""
+    if plan.config.storage is None:
+        return None
+    config = plan.config.to_dict()
+    return {key: config[key] for key in FIXED if key not in ("name", "storage")}
+
+
 def check_identity(plan: Plan, folder: RunFolder) -> None:
     """Checks that a run folder, if it exists, is of this run.
 

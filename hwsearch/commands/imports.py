@@ -11,14 +11,16 @@ import numpy as np
 
 from hwsearch import build
 from hwsearch.build import registry
-from hwsearch.commands.identity import check_identity
+from hwsearch.commands.identity import check_identity, identity
 from hwsearch.construct import construct
+from hwsearch.database import one_driver
 from hwsearch.errors import UserError
 from hwsearch.importers.dynas import DynasResults, parse_dynas
+from hwsearch.journal import repair_journal
 from hwsearch.objectives import COST_METRICS
 from hwsearch.results import Evaluation, Measurement
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic
-from hwsearch.study import Study, open_storage, repair_journal
+from hwsearch.study import Study, open_storage
 from search_spaces.space import SearchSpace, not_in
 
 
@@ -65,7 +67,7 @@ def import_dynas(
         raise UserError(f"{source} must hold every objective that is not an exact cost, but has no {missing[0]}.")
     folder = RunFolder(run_dir or Path("runs") / plan.config.name)
     check_identity(plan, folder)
-    with RunLock(folder.path):
+    with RunLock(folder.path), one_driver(plan.config.storage, plan.config.name):
         folder.save_config(plan.config.to_dict())
         if plan.config.storage is None:
             repair_journal(folder.journal)
@@ -76,6 +78,7 @@ def import_dynas(
             limits=plan.limits,
             devices=plan.measured,
             admitted=plan.admitted,
+            identity=identity(plan),
             storage=open_storage(plan.config.storage, folder.journal),
         )
         fresh = not_in(rows, study.history().genotypes)

@@ -19,13 +19,13 @@ import numpy as np
 
 from hwsearch.devices.base import Device, DeviceSpec, Fingerprint
 from hwsearch.devices.command_templates import TEMPLATES, CommandTemplate
-from hwsearch.devices.reference import PAIRS, REFERENCE_VERSION, FixedNet
+from hwsearch.devices.reference import REFERENCE_VERSION, REFERENCES, FixedNet
 from hwsearch.devices.timing import LEAST_ROUNDS, half_width
 from hwsearch.errors import DeviceError, UserError, missing_extra
 from hwsearch.results import Artifact, Measurement
 
 HERE = Path(__file__).parent
-REFERENCES: Mapping[str, tuple[Callable[[FixedNet], bytes], str]] = {
+REFERENCE_FILES: Mapping[str, tuple[Callable[[FixedNet], bytes], str]] = {
     "onnx": (FixedNet.onnx, ".onnx"),
     "litert": (FixedNet.litert, ".tflite"),
 }
@@ -65,6 +65,7 @@ class CommandDevice(Device):
     """
 
     formats = ("onnx",)
+    settings_hint = "any machine, once options say how: configs/devices/ssh.yaml, android.yaml, own_command.yaml"
     shipped: str | None = None
     """Name of the template where the spec gives none."""
 
@@ -80,7 +81,7 @@ class CommandDevice(Device):
             raise UserError(
                 f"device {spec.name}: option rounds must be at least {LEAST_ROUNDS}, but got {self._rounds}."
             )
-        if self._template.format not in REFERENCES and not self._setting("reference"):
+        if self._template.format not in REFERENCE_FILES and not self._setting("reference"):
             raise UserError(
                 f"device {spec.name}: option reference must name a {self._template.format} file that every measuring "
                 "run is compared with, but it is missing."
@@ -238,10 +239,10 @@ class CommandDevice(Device):
             file = folder / f"reference{source.suffix}"
             file.write_bytes(source.read_bytes())
         else:
-            make, suffix = REFERENCES[self._template.format]
+            make, suffix = REFERENCE_FILES[self._template.format]
             file = folder / f"reference{suffix}"
             try:
-                file.write_bytes(make(PAIRS[self.spec.reference][0]))
+                file.write_bytes(make(REFERENCES[self.spec.reference]))
             except ImportError as error:
                 raise missing_extra("ai-edge-litert", "litert", f"the reference net of {self.spec.name}") from error
         return file

@@ -1,9 +1,7 @@
-"""The fixed nets that every measuring run carries, as ONNX files and as torch modules: the reference and the control.
+"""The fixed net that every measuring run carries, as an ONNX file and as a torch module: times are divided by its time.
 
-The reference is what times are divided by. It does about the work of the nets that are searched, with weights that do
-not fit into a core's own caches: a tiny net would not feel what a neighbour on the same chip takes away. The control is
-timed like a candidate, in every run: by how much its ratio changes from run to run is what no interval computed within
-one run can know (see `timed.py`).
+It does about the work of the nets that are searched, with weights that do not fit into a core's own caches: a tiny net
+would not feel what a neighbour on the same chip takes away.
 
 A change here changes what stored ratios mean: count up REFERENCE_VERSION, which every fingerprint carries.
 """
@@ -88,28 +86,12 @@ REFERENCE = FixedNet(
     classes=1000,
 )
 """47 M MACs, 1.9 M weights: about a small MobileNet."""
-CONTROL = FixedNet(
-    name="control",
-    side=128,
-    blocks=(
-        *((24, 3, 2), (40, 5, 2), (80, 3, 2), (80, 5, 1), (112, 3, 1)),
-        *((256, 5, 2), (256, 3, 1), (256, 5, 1), (256, 3, 1), (256, 5, 1)),
-    ),
-    head=1280,
-    classes=1000,
-)
-"""Of the same class, with 2.2 times the weights of the reference, as many nets have that are searched: what the
-neighbours take of the shared cache and the memory must show in its ratio as it does in theirs. A control that was as
-small as the reference did not see run-to-run changes of 3 % that all candidates shared (benchmarks/measurement)."""
 SMALL_REFERENCE = FixedNet(
     name="small_reference", side=64, blocks=((24, 3, 2), (40, 5, 2), (80, 3, 2), (80, 5, 1)), head=320, classes=100
 )
 """3 M MACs, 0.1 M weights: for nets that take a fraction of a millisecond."""
-SMALL_CONTROL = FixedNet(
-    name="small_control", side=56, blocks=((24, 5, 2), (24, 3, 1), (48, 3, 2), (96, 5, 2)), head=256, classes=100
-)
-PAIRS = {"large": (REFERENCE, CONTROL), "small": (SMALL_REFERENCE, SMALL_CONTROL)}
-"""What a spec may choose: reference and control."""
+REFERENCES = {"large": REFERENCE, "small": SMALL_REFERENCE}
+"""What a spec may choose."""
 
 
 class FixedModule(nn.Module):

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from unittest import mock
 
 import torch
 from torch import nn
+
+Writer = TypeVar("Writer")
+"""What collects the graph in one format."""
 
 
 class Unsupported(Exception):
@@ -213,3 +216,27 @@ def _flat(values: Any) -> Iterator[Any]:
             yield from _flat(value)
         else:
             yield value
+
+
+def write_step(
+    writer: Writer,
+    step: Step,
+    layers: Mapping[type[nn.Module], Callable[[Writer, Step, Any], None]],
+    functions: Mapping[str, Callable[[Writer, Step], None]],
+) -> None:
+    """Calls the handler that a step has in the tables of a format.
+
+    Raises:
+        Unsupported: it has none, or the handler cannot; says where in the module.
+    """
+    try:
+        if step.layer is not None:
+            if type(step.layer) not in layers:
+                raise Unsupported(f"layer {type(step.layer).__name__}")
+            layers[type(step.layer)](writer, step, step.layer)
+            return
+        if step.kind not in functions:
+            raise Unsupported(f"function {step.kind}")
+        functions[step.kind](writer, step)
+    except Unsupported as error:
+        raise Unsupported(f"{error}{placed(step.path)}") from error

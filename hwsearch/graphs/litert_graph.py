@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwsearch.graphs.fold import affine
-from hwsearch.graphs.layer_trace import LayerTrace, Step, Unsupported, Value, placed, trace_layers
+from hwsearch.graphs.layer_trace import LayerTrace, Step, Unsupported, Value, trace_layers, write_step
 from hwsearch.graphs.litert_file import LiteRtFile
 
 Shape = tuple[int, ...]
@@ -117,29 +117,9 @@ def build_litert(module: nn.Module, example: tuple[Tensor, ...], *, sparse: bool
         writer.give(i, made, shape)
     for step in trace.steps:
         if step.output not in writer.written:
-            _write(writer, step)
+            write_step(writer, step, LAYERS, FUNCTIONS)
     file.outputs.append(writer.tensors[trace.output])
     return file.content()
-
-
-def _write(writer: _Writer, step: Step) -> None:
-    try:
-        _write_step(writer, step)
-    except Unsupported as error:
-        raise Unsupported(f"{error}{placed(step.path)}") from error
-
-
-def _write_step(writer: _Writer, step: Step) -> None:
-    if step.layer is not None:
-        handler = LAYERS.get(type(step.layer))
-        if handler is None:
-            raise Unsupported(f"layer {type(step.layer).__name__}")
-        handler(writer, step, step.layer)
-        return
-    function = FUNCTIONS.get(step.kind)
-    if function is None:
-        raise Unsupported(f"function {step.kind}")
-    function(writer, step)
 
 
 # ---- layers -----------------------------------------------------------------------------------------------------

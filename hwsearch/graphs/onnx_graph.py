@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from hwsearch.graphs.fold import affine
-from hwsearch.graphs.layer_trace import LayerTrace, Step, Unsupported, Value, trace_layers
+from hwsearch.graphs.layer_trace import LayerTrace, Step, Unsupported, Value, trace_layers, write_step
 from hwsearch.graphs.onnx_file import onnx_file, onnx_node
 
 DTYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64, torch.int32: TensorProto.INT32}
@@ -99,23 +99,10 @@ def build_onnx(module: nn.Module, example: tuple[Tensor, ...], names: Sequence[s
         writer.rank[name] = tensor.dim()
     for step in trace.steps:
         if step.output not in writer.written:
-            _write(writer, step)
+            write_step(writer, step, LAYERS, FUNCTIONS)
     shape = ["batch", *[None] * (writer.rank["output"] - 1)]
     output = helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)
     return onnx_file(writer.nodes, writer.tensors, inputs=inputs, outputs=[output], opset=opset)
-
-
-def _write(writer: _Writer, step: Step) -> None:
-    if step.layer is not None:
-        handler = LAYERS.get(type(step.layer))
-        if handler is None:
-            raise Unsupported(f"layer {type(step.layer).__name__} at {step.path}")
-        handler(writer, step, step.layer)
-        return
-    function = FUNCTIONS.get(step.kind)
-    if function is None:
-        raise Unsupported(f"function {step.kind}")
-    function(writer, step)
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwsearch.native.nodes import FloatArray
-from hwsearch.native.packing import GROUP, IntArray, block_inputs, pack_groups, pack_pairs
+from hwsearch.native.packing import GROUP, IntArray, block_count, pack_groups, pack_pairs
 
 L1_BYTES = 24 * 1024
 PAIRS_TILE = 7
@@ -79,8 +79,6 @@ def pack(weight: FloatArray, form: str, *, stride: int, vector: int) -> IntArray
     tile = 4 * vector * (PAIRS_TILE if form == "pairs" else 3 if vector < 16 else 6)
     together = min(16, max(1, L1_BYTES // (tile * max(inputs, 1))))
     if form == "pairs":
-        most = block_inputs(vector)
-        # Blocks of equal size; one that would hold hardly anything is not worth loading the sums again.
-        blocks = max(1, round(inputs / most / 1.5))
+        blocks = block_count(inputs, vector)
         return pack_pairs(weight, stride=stride, block=-(-inputs // blocks) if inputs else None, together=together)
     return pack_groups(weight, stride=stride, dense=form == "dense", together=together)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.errors import DeviceError
+from hwsearch.native.scratch import scratch
 
-ALIGNED = 64
 DTYPES = {"float": np.float32, "int64_t": np.int64}
 
 
@@ -40,7 +40,7 @@ class Library:
     ) -> None:
         self.inputs = [(tuple(shape), kind) for shape, kind in inputs]
         self.output = tuple(output)
-        self._scratch = np.empty(scratch_bytes + ALIGNED, np.uint8)
+        self._scratch = scratch(scratch_bytes)
         with tempfile.NamedTemporaryFile(suffix=".so") as file:
             file.write(content)
             file.flush()

@@ -11,8 +11,8 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 GROUP = 4
 """Outputs that share their inputs: HW_GROUP."""
-BLOCK_BYTES = 24 * 1024
-"""Of a tile of inputs: what stays in a first-level cache of 32 KiB beside everything else."""
+BLOCK_BYTES = 28 * 1024
+"""Of a tile of inputs: what stays in a first-level cache of 32 KiB beside the rest; blocks are about so large."""
 MOST_COLUMNS = 1 << 16
 TILE = 7
 """Vectors of positions that are computed at a time: HW_TILE."""
@@ -42,16 +42,14 @@ def _block(weight: FloatArray, start: int, stride: int, *, first: bool, last: bo
     order = np.argsort(-counts, kind="stable")
     if not (first or last):
         order = order[counts[order] > 0]  # nothing to add to a row: it is left as it is
+    order = np.append(order, order[-1:]) if len(order) % 2 else order  # the last row is paired with itself
     heads, seconds = order[0::2], order[1::2]
     lengths = counts[heads]
-    singles = len(heads) > len(seconds)
     ends = np.cumsum(2 + 4 * lengths)
     body = np.zeros(int(ends[-1]) if len(ends) else 0, np.int32)
     places = np.r_[0, ends[:-1]].astype(np.int64) if len(ends) else np.zeros(0, np.int64)
     body[places] = heads
-    body[places[: len(seconds)] + 1] = seconds
-    if singles:
-        body[places[-1] + 1] = -1
+    body[places + 1] = seconds
     # Missing entries of the shorter row of a pair: weight 0 of the block's first input.
     position = np.arange(len(body))
     inside = np.ones(len(body), bool)
@@ -119,6 +117,9 @@ def pack_vector(weight: FloatArray) -> IntArray:
     return stream
 
 
-def block_inputs(vector: int) -> int:
-    """Returns how many inputs of a tile fit into the first-level cache. vector: floats per vector."""
-    return BLOCK_BYTES // (4 * vector * TILE)
+def block_count(inputs: int, vector: int) -> int:
+    """Returns into how many blocks inputs are cut. vector: floats per vector.
+
+    To the nearest: sums that are stored and loaded again cost more than a block that is a third too large.
+    """
+    return max(1, round(inputs * 4 * vector * TILE / BLOCK_BYTES))

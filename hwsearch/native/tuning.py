@@ -15,6 +15,7 @@ import numpy as np
 from hwsearch.native import forms
 from hwsearch.native.compiler import RUNTIME, build_library, cache_folder, compiler, digest, runtime_files
 from hwsearch.native.nodes import FloatArray
+from hwsearch.native.scratch import scratch
 from hwsearch.native.targets import Target, cpu_features, runs_here
 
 ROUNDS = 5
@@ -58,7 +59,8 @@ class Tuner:
         """
         measure, vector = self._opened(), self.target.vector
         outputs, inputs = weight.shape
-        x, y = (_aligned(rows * stride + 2 * vector) for rows in (inputs, outputs))
+        sizes = [-(-(rows * stride + 2 * vector) // 16) * 16 for rows in (inputs, outputs)]
+        x, y = np.split(scratch(4 * sum(sizes)).view(np.float32), [sizes[0]])
         bias = np.zeros(outputs, np.float32)
         stream = forms.pack(weight, form, stride=stride, vector=vector)
         pointers = (int(form == "pairs"), x.ctypes.data, y.ctypes.data, stream.ctypes.data)
@@ -101,10 +103,3 @@ class Tuner:
         with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
             json.dump(self._known, file)
         Path(file.name).replace(self._path)  # atomic; of two processes the last one's choices stay
-
-
-def _aligned(floats: int) -> FloatArray:
-    """Returns zeros whose address is a multiple of 64."""
-    raw = np.zeros(floats + 16, np.float32)
-    skip = (-raw.ctypes.data % 64) // 4
-    return raw[skip : skip + floats]

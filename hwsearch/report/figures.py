@@ -50,7 +50,8 @@ def _file(name: str) -> str:
     return name.replace("@", "-").replace("/", "-")
 
 
-def _label(objective: Mapping[str, Any]) -> str:
+def axis_label(objective: Mapping[str, Any]) -> str:
+    """Returns name and unit of an objective, for an axis."""
     return f"{objective['name']} [{objective['unit']}]" if objective["unit"] else str(objective["name"])
 
 
@@ -58,7 +59,7 @@ def _front(axis: Any, content: Mapping[str, Any], x: Mapping[str, Any], y: Mappi
     values = content["trials"]["values"]
     pairs = [(a, b) for a, b in zip(values[x["name"]], values[y["name"]], strict=True) if None not in (a, b)]
     axis.scatter(*zip(*pairs, strict=True) if pairs else ([], []), s=8, c="0.75", lw=0, rasterized=True, label="trials")
-    for sparse, marker, label in ((False, "o", "front, dense"), (True, "D", "front, sparse")):
+    for sparse, marker, kind in ((False, "o", "front, dense"), (True, "D", "front, sparse")):
         chosen = [
             m
             for m in content["members"]
@@ -73,9 +74,9 @@ def _front(axis: Any, content: Mapping[str, Any], x: Mapping[str, Any], y: Mappi
                 fmt=marker,
                 ms=5,
                 lw=1,
-                label=label,
+                label=kind,
             )
-    axis.set(xlabel=_label(x), ylabel=_label(y))
+    axis.set(xlabel=axis_label(x), ylabel=axis_label(y))
     axis.grid(alpha=0.3)
     axis.legend()
 
@@ -105,7 +106,7 @@ def _predictor(axis: Any, predictor: Mapping[str, Any]) -> None:
     axis.errorbar(held["value"], held["mean"], yerr=held["std"], fmt="o", ms=3, lw=0.5, alpha=0.6)
     ends = [min(held["value"]), max(held["value"])]
     axis.plot(ends, ends, "--", c="0.4")
-    axis.set(xlabel=f"measured {_label(predictor)}", ylabel="predicted, held out")
+    axis.set(xlabel=f"measured {axis_label(predictor)}", ylabel="predicted, held out")
     axis.grid(alpha=0.3)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hwsearch.devices.base import Device, DeviceSpec
-from hwsearch.devices.reference import PAIRS, FixedModule
+from hwsearch.devices.reference import REFERENCES, FixedModule
 from hwsearch.errors import DeviceError, UserError
 from hwsearch.export.base import Exporter
 from hwsearch.results import Artifact
@@ -101,7 +101,7 @@ class DeviceContract:
             pytest.skip("nothing is timed")
         key = (exporter.format, None)
         if key not in ARTIFACTS:
-            net = PAIRS["small"][0]
+            net = REFERENCES["small"]
             module, example = FixedModule(net).eval(), (torch.from_numpy(net.input()),)
             ARTIFACTS[key] = exporter.export(module, example, costs={})
         measured = self.make_device(self.spec()).measure([ARTIFACTS[key]])[0]["latency_ms"]

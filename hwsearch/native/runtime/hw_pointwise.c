@@ -45,17 +45,15 @@ HW_INLINE hw_epilogue hw_epilogue_at(hw_epilogue then, ptrdiff_t offset)
     return then;
 }
 
-/* One pair of rows on one tile. */
-HW_TEMPLATE void hw_pair(const float *x, float *y, const int32_t *s, const int32_t *end, int row0, int row1, int stride,
-                         int first, int last, hw_epilogue then, const int V)
+/* One pair of rows on one tile. A row that is left over is paired with itself and written twice. */
+HW_TEMPLATE void hw_pair(const float *x, float *y0, float *y1, const int32_t *s, const int32_t *end, float bias0,
+                         float bias1, int first, int last, const float *residual0, const float *residual1, int act,
+                         const int V)
 {
-    size_t at0 = (size_t)row0 * stride, at1 = (size_t)(row1 < 0 ? row0 : row1) * stride;
-    float *y0 = y + at0, *y1 = y + at1;
     hw_vec a[HW_TILE], b[HW_TILE];
     if (first) {
-        hw_vec bias0 = hw_set(then.bias[row0]), bias1 = hw_set(row1 < 0 ? 0.0f : then.bias[row1]);
-        HW_EACH(v) a[v] = bias0;
-        HW_EACH(v) b[v] = bias1;
+        HW_EACH(v) a[v] = hw_set(bias0);
+        HW_EACH(v) b[v] = hw_set(bias1);
     } else {
         HW_EACH(v) a[v] = hw_load(y0 + v * HW_VL);
         HW_EACH(v) b[v] = hw_load(y1 + v * HW_VL);
@@ -67,13 +65,11 @@ HW_TEMPLATE void hw_pair(const float *x, float *y, const int32_t *s, const int32
         HW_EACH(v) b[v] = hw_fma(w1, hw_load(x1 + v * HW_VL), b[v]);
     }
     if (last) {
-        hw_finish(a, y0, then.residual ? then.residual + at0 : NULL, then.act, V);
-        if (row1 >= 0)
-            hw_finish(b, y1, then.residual ? then.residual + at1 : NULL, then.act, V);
+        hw_finish(a, y0, residual0, act, V);
+        hw_finish(b, y1, residual1, act, V);
     } else {
         HW_EACH(v) hw_store(y0 + v * HW_VL, a[v]);
-        if (row1 >= 0)
-            HW_EACH(v) hw_store(y1 + v * HW_VL, b[v]);
+        HW_EACH(v) hw_store(y1 + v * HW_VL, b[v]);
     }
 }
 
@@ -86,12 +82,13 @@ HW_TEMPLATE const int32_t *hw_pairs_block(const float *x, float *y, const int32_
         int n = s[0], count = s[1];
         s += 2;
         for (; count; count--) {
-            int row0 = s[0], row1 = s[1];
-            s += 2;
-            const int32_t *begin = s, *end = s + 4 * (ptrdiff_t)n;
-            for (int tile = 0; tile < tiles; tile++)
-                hw_pair(x + tile * V * HW_VL, y + tile * V * HW_VL, begin, end, row0, row1, stride, first, last,
-                        hw_epilogue_at(then, tile * V * HW_VL), V);
+            size_t at0 = (size_t)s[0] * stride, at1 = (size_t)s[1] * stride;
+            float bias0 = then.bias[s[0]], bias1 = then.bias[s[1]];
+            const int32_t *begin = s + 2, *end = begin + 4 * (ptrdiff_t)n;
+            for (int at = 0; at < tiles * V * HW_VL; at += V * HW_VL)
+                hw_pair(x + at, y + at0 + at, y + at1 + at, begin, end, bias0, bias1, first, last,
+                        then.residual ? then.residual + at0 + at : NULL,
+                        then.residual ? then.residual + at1 + at : NULL, then.act, V);
             s = end;
         }
     }

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from hwsearch.commands import exporting
 from hwsearch.commands.choosing import Choice, export
 from hwsearch.commands.forms import Form, known_forms, parse_form
 from hwsearch.commands.run import run
 from hwsearch.errors import DeviceError, UserError
-from tests.hwsearch.runs import Silent, digits, write
+from hwsearch.report.table import exports_table
+from tests.hwsearch.runs import Silent, costs_only, digits, write
 
 FAST = {"batch": 8, "warmup": 1, "repeats": 3, "max_seconds": 0.05}
 
@@ -135,3 +137,27 @@ def test_a_form_that_disagrees_is_not_written(folder: Path, tmp_path: Path, monk
     answer = export(str(folder), Choice(key=key_of(folder)), forms=["onnx"], out=tmp_path)
     assert answer["card"]["exports"]["safetensors"]["model_py"] == "model.py cannot be written for Odd: layer Odd."
     assert not (Path(answer["folder"]) / "model.py").exists()
+
+
+def test_the_table_says_how_many_examples_a_time_is_for() -> None:
+    one = {"format": "onnx", "entry": "model.onnx", "latency": {"cpu": {"value": 0.5, "environment": {"batch": 1}}}}
+    many = {"format": "onnx", "entry": "model.onnx", "latency": {"cpu": {"value": 9.5, "environment": {"batch": 32}}}}
+    console = Console(width=150, record=True)
+    console.print(exports_table({"a": one, "b": many}))
+    text = console.export_text()
+    assert "cpu 0.5 " in text and "cpu 9.5 for 32 examples" in text
+
+
+def test_int8_without_data_says_what_it_needs(tmp_path: Path) -> None:
+    raw = costs_only(
+        objectives=["macs", "latency_ms@cpu"],
+        devices={"cpu": {"runtime": "onnxruntime", **FAST}},
+        search={"engine": "random", "trials": 2},
+        export={"nets": 0},
+    )
+    run(write(tmp_path, raw), run_dir=tmp_path / "run", observer=Silent())
+    with pytest.raises(
+        UserError, match="--format onnx-int8 must have training data to calibrate on, but this run has none"
+    ):
+        export(str(tmp_path / "run"), Choice(key=key_of(tmp_path / "run")), forms=["onnx-int8"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import torch
 from hwsearch.devices.analytic_device import AnalyticDevice
 from hwsearch.devices.base import Device, DeviceSpec
 from hwsearch.devices.onnxruntime_device import OnnxRuntimeDevice, input_shape
-from hwsearch.devices.reference import PAIRS, FixedModule, FixedNet
+from hwsearch.devices.reference import REFERENCES, FixedModule, FixedNet
 from hwsearch.devices.simulated_device import SimulatedDevice
 from hwsearch.devices.torch_device import TorchDevice, keeps_two_of_four, make_semi_structured
 from hwsearch.errors import DeviceError, MissingExtraError, UserError
@@ -330,7 +330,7 @@ def test_simulated_from_a_table(tmp_path: Path) -> None:
         device(table)
 
 
-@pytest.mark.parametrize("net", [net for pair in PAIRS.values() for net in pair], ids=lambda net: net.name)
+@pytest.mark.parametrize("net", list(REFERENCES.values()), ids=lambda net: net.name)
 def test_fixed_nets_are_the_same_everywhere(net: FixedNet) -> None:
     assert net.onnx() == net.onnx()
     session = ort.InferenceSession(net.onnx(), providers=["CPUExecutionProvider"])

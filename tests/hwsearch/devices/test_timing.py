@@ -238,24 +238,25 @@ def timing_of_ratio(ratio: float, *, half_width: float = 0.0) -> Timing:
     return Timing(none, none, none, none, 1.0, 0.0, ratio, half_width, 1)
 
 
-def test_stability_is_learnt_from_the_control() -> None:
+def learnt(std: float, *, half_width: float = 0.0, runs: int = 400) -> Stability:
+    """Returns what is learnt from a witness whose ratio varies by `std`, each timed with a relative half-width."""
+    stability = Stability()
+    for ratio in 3.0 * np.exp(std * np.random.default_rng(0).standard_normal(runs)):
+        stability.add(timing_of_ratio(ratio, half_width=half_width * ratio))
+    return stability
+
+
+def test_stability_is_learnt_from_the_net_that_is_measured_again() -> None:
     stability = Stability()
     assert stability.std == pytest.approx(Stability.PRIOR_STD)
     stability.add(timing_of_ratio(1.0))
     assert stability.std == pytest.approx(Stability.PRIOR_STD)  # one run says nothing
-    rng = np.random.default_rng(0)
-    for _ in range(400):
-        stability.add(timing_of_ratio(math.exp(0.1 * rng.standard_normal())))
-    assert stability.std == pytest.approx(0.1, rel=0.1)  # standard error of a deviation from 400: 3.5 %
-    steady = Stability()
-    for _ in range(50):
-        steady.add(timing_of_ratio(2.0))
-    assert steady.std < 0.006
+    assert stability.half_width == pytest.approx(2.776 * stability.std, rel=1e-3)  # Student, 4 degrees of freedom
+    assert learnt(0.1).std == pytest.approx(0.1, rel=0.1)  # standard error of a deviation from 400: 3.5 %
+    assert learnt(0.1).half_width == pytest.approx(0.196, rel=0.1)
+    assert learnt(0.0, runs=50).std < 0.008
     # What the runs' own intervals explain is not counted again.
-    explained = Stability()
-    for _ in range(400):
-        explained.add(timing_of_ratio(math.exp(0.1 * rng.standard_normal()), half_width=0.1 * 1.96))
-    assert explained.std < 0.04
+    assert learnt(0.1, half_width=0.1 * 1.96).std < 0.04
 
 
 def test_system_clock_moves() -> None:

@@ -150,7 +150,7 @@ REFUSED = {
     "comparison": (Net(lambda n, x: x if x == 0 else x + 1), "control flow or arithmetic on a tensor"),
     "iteration": (Net(lambda n, x: sum(x)), "control flow or arithmetic on a tensor"),
     "function": (Net(lambda n, x: torch.cumsum(x, 1)), "function cumsum"),
-    "layer": (nn.LSTM(4, 4), "layer LSTM at "),
+    "layer": (nn.LSTM(4, 4), "layer LSTM"),
     "pair": (Net(lambda n, x: (x, x)), "an output of type tuple"),
     "nothing_done": (Net(lambda n, x: x), "a module that returns its input"),
     "flatten": (nn.Flatten(0), "flatten from 0 to -1"),

@@ -11,11 +11,15 @@ import torch
 from torch import nn
 
 from hwsearch import build
+from hwsearch.commands.deciding import decide_space, freeze
 from hwsearch.commands.query import space
 from hwsearch.commands.run import run
+from hwsearch.config import DecidedSection
 from hwsearch.data.named_callables import load_callable
+from hwsearch.devices.card import CapabilityCard
 from hwsearch.errors import ConfigError, UserError
 from hwsearch.own_model import agreement, user_scorer
+from hwsearch.runfolder import RunFolder
 from tests.hwsearch.runs import Silent
 
 HERE = Path(__file__).parent
@@ -142,3 +146,27 @@ def test_agreement_in_closed_form() -> None:
     assert agreement(x, 3 * x, kind="embeddings") == pytest.approx(1.0)
     assert agreement(x, x[:, [1, 0]], kind="embeddings") == pytest.approx(1 / 3)
     assert agreement(x, 3 * x, kind="similarities") == pytest.approx(1.0)
+
+
+def test_kept_channels_are_what_the_devices_card_prefers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # cards are looked for in the working directory
+    config = raw(objectives=["fidelity", "latency_ms@sim"], devices={"sim": {"runtime": "simulated"}})
+    config["supernet"]["params"]["ratios"] = [0.25, 0.5, 0.75]
+
+    def widths(config: dict[str, Any]) -> tuple[set[int], DecidedSection]:
+        plan = build.load_raw(config, source="c")
+        decided = decide_space(plan)
+        plan, _ = freeze(plan, RunFolder(tmp_path / "run"))
+        return {int(c) for gene in plan.space.genes if gene.name.endswith("width") for c in gene.choices}, decided
+
+    before, decided = widths(config)
+    assert decided.channel_multiple is None
+    fingerprint = build.load_raw(config, source="c").device("sim").fingerprint()
+    Path("devices").mkdir()
+    Path("devices/sim.card.json").write_text(CapabilityCard("sim", fingerprint, "2026-11-22", 4, ()).to_json())
+    after, decided = widths(config)
+    assert decided.channel_multiple == 4
+    assert decided.dropped == ("supernet.params.multiple: 4, because multiples of these channels are fast: 4 on sim",)
+    assert after != before and all(width % 4 == 0 for width in after)
+    config["supernet"]["params"]["multiple"] = 1  # what the user says counts
+    assert widths(config)[0] == before
