@@ -1,6 +1,6 @@
 """A small ResNet for handwritten digits, trained once by this file and then searched as it is.
 
-python configs/own_model/digits_model.py    # trains (a minute or two) and writes runs/digits_resnet.safetensors and .onnx
+python configs/own_model/digits_model.py    # trains (half a minute), writes runs/digits_resnet.safetensors and .onnx
 """
 
 from pathlib import Path

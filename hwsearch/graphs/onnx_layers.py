@@ -97,7 +97,8 @@ def _layer_norm(w: Arrays, a: Mapping[str, Any], rank: int) -> nn.Module:
 
 def _prelu(w: Arrays, a: Mapping[str, Any], rank: int) -> nn.Module:
     slope = _first(w)
-    if slope.numel() != max(slope.shape, default=1) or (rank and slope.numel() > 1 and slope.dim() != rank - 1):
+    sides = slope.dim() - 1 - next((i for i, n in enumerate(slope.shape) if n > 1), 0)
+    if slope.numel() != max(slope.shape, default=1) or (rank and slope.numel() > 1 and sides != rank - 2):
         raise Unsupported("PRelu must have one slope, or one for every channel")
     return _given(nn.PReLU(slope.numel()), weight=nn.Parameter(slope.detach().flatten()))
 

@@ -132,9 +132,8 @@ class _Reader:
             if node.output[0] in fused:
                 continue
             step = self.step(node)
-            adds = self.bias_behind(node) if step.layer and node.op_type == "MatMul" else None
-            if adds is not None:
-                fused.add(adds.output[0])
+            if node.output and step.outputs[0] != node.output[0]:  # the sum behind it is its bias
+                fused.add(step.outputs[0])
             steps.append(step)
         for step in steps:
             for name in step.inputs:
@@ -215,11 +214,10 @@ class _Reader:
         return self.tensors[name, turned]
 
     def check_states(self, node: onnx.NodeProto) -> None:
-        given = [n for n in node.input[4:7] if n]
-        if not all(self.zeros(n) for n in given[1 if len(node.input) > 4 and node.input[4] else 0 :]):
-            raise Unsupported("the first state of a recurrent layer must be zeros")
-        if len(node.input) > 4 and node.input[4]:
+        if any(node.input[4:5]):
             raise Unsupported("a recurrent layer with lengths of its sequences is not supported")
+        if not all(self.zeros(name) for name in node.input[5:7] if name):
+            raise Unsupported("the first state of a recurrent layer must be zeros")
 
     def zeros(self, name: str) -> bool:
         if name in self.constants:
