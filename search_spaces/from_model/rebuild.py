@@ -225,7 +225,8 @@ class _Rebuilder:
             return self.graph.call_method("size", (x, mapped["dim"]))
         if name in VIEWS or name == "expand":
             sizes = self.sizes(mapped["size" if name == "expand" or "size" in mapped else "shape"], labels)
-            return self.graph.call_method("expand" if name == "expand" else "reshape", (x, *self.open(node, sizes)))
+            method, opened = "expand" if name == "expand" else "reshape", self.open(node, sizes)
+            return self.graph.call_method(method, (x, *opened) if opened else (x, ()))  # () is a scalar
         if name == "unflatten":
             dim = args["dim"] % len(self.state.shape(args["self"]))
             sizes = self.sizes(mapped["sizes"], labels[dim : dim + len(args["sizes"])])
