@@ -158,6 +158,18 @@ class WorkerSection(Section):
     memory_gb: float = Field(default=0.0, ge=0)
 
 
+class TrainingPlaceSection(WorkerSection):
+    """Where a super-network is trained: in the run's own process, or by so many `workers` that share every batch.
+
+    The resources are those of one worker. `retries`: how often it goes on from its last epoch after a worker was lost.
+    `storage`: a URL of fsspec (`s3://bucket/run`) that keeps the checkpoint as well; None: the run's folder does.
+    """
+
+    workers: int | None = Field(default=None, ge=1)
+    retries: int = Field(default=3, ge=0)
+    storage: str | None = None
+
+
 class ExecutorSection(Section):
     """Who carries the work. `workers`: accuracy workers at most, None for as many as fit.
 
@@ -169,6 +181,7 @@ class ExecutorSection(Section):
     workers: int | None = Field(default=None, ge=1)
     address: str | None = None
     accuracy: WorkerSection = Field(default_factory=WorkerSection)
+    training: TrainingPlaceSection = Field(default_factory=TrainingPlaceSection)
     absent_s: float = Field(default=600.0, gt=0)
     namespace: str | None = None
     runtime_env: dict[str, Any] | None = None
@@ -214,7 +227,10 @@ class ExportSection(Section):
 
 
 class RunConfig(Section):
-    """Everything a run is made of. Sections named by the user (`data`, `training`, ...) stay plain data here."""
+    """Everything a run is made of. Sections named by the user (`data`, `training`, ...) stay plain data here.
+
+    `logging`: where progress is shown besides the record: `tensorboard`, `mlflow`.
+    """
 
     name: str
     seed: int = Field(default=0, ge=0)
@@ -231,6 +247,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     export: ExportSection = Field(default_factory=ExportSection)
     storage: str | None = None
+    logging: tuple[str, ...] = ()
     decided: DecidedSection | None = None
 
     @field_validator("name")

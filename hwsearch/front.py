@@ -260,6 +260,7 @@ def save_front(
         "limits": [asdict(o) for o in limits],
         "members": [asdict(m) for m in members],
         "fronts": {device: front_of(members, device, objectives) for device in devices_of(objectives)},
+        "robust": robust_of(members, objectives, limits),
     }
     write_json(folder.front_json, content)
 
@@ -278,6 +279,21 @@ def front_of(members: Sequence[Member], device: str, objectives: Sequence[Object
     losses = np.array([[o.loss(m.validated.get(o.name, math.nan)) for o in own] for m in members])
     losses = losses.reshape(len(members), len(own))
     return [m.key for m, best in zip(members, pareto.front(losses), strict=True) if best and m.error is None]
+
+
+def robust_of(members: Sequence[Member], objectives: Sequence[Objective], limits: Sequence[Objective]) -> list[str]:
+    """Returns the keys of the members that do on every device, by their validated values.
+
+    They were measured on all devices, keep all limits, and no other such member beats them in all objectives.
+    """
+
+    def does(member: Member) -> bool:
+        kept = all(o.violation(member.validated.get(o.name, math.nan)) <= 0 for o in limits)
+        return kept and member.error is None and all(o.name in member.validated for o in objectives)
+
+    fit = [m for m in members if does(m)]
+    losses = np.array([[o.loss(m.validated[o.name]) for o in objectives] for m in fit]).reshape(-1, len(objectives))
+    return [m.key for m, best in zip(fit, pareto.front(losses), strict=True) if best]
 
 
 def spread(members: Sequence[Member], count: int, objective: Objective) -> list[Member]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from hwsearch import pareto
 from hwsearch.distribution.executor import Executor
 from hwsearch.distribution.jobs import Evaluated, EvaluateJob, Measured, MeasureJob
 from hwsearch.engines.base import SearchEngine
-from hwsearch.results import Outlook, SearchProgress, State
+from hwsearch.pareto import Box
+from hwsearch.results import Outlook, RunCounts, SearchProgress, State
 from hwsearch.runfolder import RunFolder
 from hwsearch.study import Study
 
+VOLUME_EVERY_S = 2.0
+"""Seconds between two computations of the hypervolume: with four objectives one may take as long as a trial."""
 TAKEN_UP_AT_ONCE = 16
 """Earlier trials that wait in the executor: their artifacts are in memory."""
 
@@ -44,6 +49,8 @@ class Search:
         self._remaking: dict[int, set[str]] = {}  # of these, being evaluated again for the artifacts of devices
         self._latest_error: str | None = None
         self._outlook: Outlook | None = None
+        self._volume: tuple[float, float | None] = (-math.inf, None)  # when it was computed, and what
+        self._engine_seconds = 0.0
         self.left_out: dict[str, str] = {}
         """Device that the search goes on without -> why."""
         executor.references.update(folder.references())
@@ -79,6 +86,7 @@ class Search:
                 break
             for result in self.executor.wait(1.0):
                 self._evaluated(result) if isinstance(result, Evaluated) else self._measured(result)
+            self.executor.report(self._counts)
             if observe is not None:
                 observe(self._progress(trials, time.monotonic() - started, done_before))
         return SearchResult(len(self.study.trials), self._n_failed(), exhausted, stopped)
@@ -114,6 +122,7 @@ class Search:
         started = time.perf_counter()
         population = self.engine.propose(self.study.history(), count)
         seconds = time.perf_counter() - started
+        self._engine_seconds += seconds
         attributes = {
             "engine": type(self.engine).__name__,
             "engine_seconds": round(seconds / max(1, len(population)), 6),
@@ -169,17 +178,33 @@ class Search:
     def _n_failed(self) -> int:
         return int((self.study.history().state == State.FAILED).sum())
 
-    def _progress(self, trials: int, elapsed_s: float, done_before: int) -> SearchProgress:
+    def _counts(self) -> RunCounts:
         done = self._n_done()
+        return RunCounts(done, self._n_failed(), len(self.study.trials) - done, self._engine_seconds)
+
+    def _progress(self, trials: int, elapsed_s: float, done_before: int) -> SearchProgress:
+        done, front = self._n_done(), self.study.front()
+        if elapsed_s - self._volume[0] >= VOLUME_EVERY_S:
+            self._volume = (elapsed_s, self._hypervolume())
+        newest = max(front, key=lambda trial: trial.index, default=None)
+        names = [o.name for o in self.study.objectives]
         rate = (done - done_before) / elapsed_s if elapsed_s > 0 else 0.0
         return SearchProgress(
             n_trials=trials,
             n_done=done,
             n_failed=self._n_failed(),
             n_running=len(self.study.trials) - done,
-            n_front=len(self.study.front()),
+            n_front=len(front),
             elapsed_s=elapsed_s,
             eta_s=(trials - done) / rate if rate > 0 else None,
             latest_error=self._latest_error,
             outlook=self._outlook,
+            n_busy=self.executor.n_busy,
+            hypervolume=self._volume[1],
+            latest=None if newest is None else (newest.key, {n: v for n, v in newest.metrics.items() if n in names}),
         )
+
+    def _hypervolume(self) -> float | None:
+        history = self.study.history()
+        losses = history.losses[history.feasible]
+        return Box.of(losses).share(losses[pareto.front(losses)]) if len(losses) else None

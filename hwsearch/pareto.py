@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import moocore
 import numpy as np
 from numpy.typing import NDArray
@@ -118,3 +120,27 @@ def hypervolume(losses: FloatArray, reference: FloatArray) -> float:
     if losses.shape[1] == 1:
         return float(reference[0] - losses.min())
     return float(moocore.hypervolume(losses, ref=np.asarray(reference, dtype=np.float64)))
+
+
+@dataclass(frozen=True)
+class Box:
+    """What hypervolumes are shares of: the box between the best and the worst value of every objective.
+
+    Args:
+        low, high: (m,) losses.
+    """
+
+    low: FloatArray
+    high: FloatArray
+
+    @classmethod
+    def of(cls, losses: FloatArray) -> Box:
+        """Returns the box that holds these losses (n, m), n at least 1."""
+        return cls(losses.min(axis=0), losses.max(axis=0))
+
+    def share(self, losses: FloatArray) -> float:
+        """Returns the share of the box that losses (n, m) dominate, between 0 and 1."""
+        span = np.where(self.high > self.low, self.high - self.low, 1.0)
+        # A loss better than the box counts as its edge, so that a share stays one; 1.01 lets the worst point count.
+        scaled = np.clip((losses - self.low) / span, 0.0, None)
+        return hypervolume(scaled, np.full(len(self.low), 1.01)) / 1.01 ** len(self.low)

@@ -188,6 +188,16 @@ class Outlook:
 
 
 @dataclass(frozen=True)
+class RunCounts:
+    """Where a run stands, in numbers: trials over (failed ones included), failed, in flight; time of the engine."""
+
+    n_done: int = 0
+    n_failed: int = 0
+    n_running: int = 0
+    engine_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class SearchProgress:
     """Where a search stands.
 
@@ -201,6 +211,9 @@ class SearchProgress:
         eta_s: estimate of what remains; None at first.
         latest_error: of the trial that failed last since this driver started, if one did.
         outlook: what the engine expected of its latest proposals; None if it does not say.
+        n_busy: accuracy workers that have a job.
+        hypervolume: share of the box of all known values that the front dominates; None while it is empty.
+        latest: what came to the front last: its key, then its values by objective; None while it is empty.
     """
 
     n_trials: int
@@ -212,3 +225,6 @@ class SearchProgress:
     eta_s: float | None
     latest_error: str | None = None
     outlook: Outlook | None = None
+    n_busy: int = 0
+    hypervolume: float | None = None
+    latest: tuple[str, Mapping[str, float]] | None = None

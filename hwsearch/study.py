@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +24,14 @@ from optuna.trial import FrozenTrial, TrialState
 from hwsearch import pareto
 from hwsearch.database import open_database, why
 from hwsearch.errors import RecordError, RunFolderError
+from hwsearch.journal import read_journal
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, History, Measurement, State
+from search_spaces.architecture import Architecture
 from search_spaces.precision import GENE
 from search_spaces.space import Population, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def repair_journal(path: Path) -> int:
-    """Cuts a journal back to its last complete line and frees Optuna's own file lock; returns the bytes cut.
-
-    A process that was killed while it appended leaves a torn line, after which every later append would fail.
-    Call only while holding the run's lock.
-
-    Raises:
-        RunFolderError: a record in the middle is damaged; nothing is cut then.
-    """
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    for left in path.parent.glob(f"{path.name}.lock*.rename"):
-        left.unlink()
-    if not path.exists():
-        return 0
-    content = path.read_bytes()
-    lines = content.splitlines(keepends=True)
-    n_good = next((i for i, line in enumerate(lines) if not _is_record(line)), len(lines))
-    if any(_is_record(line) for line in lines[n_good:]):
-        raise RunFolderError(f"{path} must hold one record per line, but line {n_good + 1} is damaged.")
-    end = sum(len(line) for line in lines[:n_good])
-    if end < len(content):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return len(content) - end
-
-
-def _is_record(line: bytes) -> bool:
-    """Whether a line of a journal is complete: an object, and its end of line."""
-    if not line.endswith(b"\n"):
-        return False
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def open_storage(url: str | None, journal: Path) -> BaseStorage:
@@ -76,6 +44,15 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
         journal.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(journal)))
     return open_database(url)
+
+
+def readable_storage(url: str | None, journal: Path) -> BaseStorage | Path:
+    """Returns what a read-only study of a run is read from: the journal itself, or a database.
+
+    Raises:
+        UserError: the database cannot be opened.
+    """
+    return journal if url is None else open_storage(url, journal)
 
 
 @dataclass
@@ -121,7 +98,7 @@ class Study:
         objectives: what is optimised, in the config's order.
         limits: objectives with a limit (also ones that are only limits).
         devices: every device that trials are measured on.
-        storage: read once, here.
+        storage: read once, here. The path of a journal is read without Optuna, for a study that is `read_only`.
         admitted: device -> precisions that it measures, where the space has the gene `precision`; None: all.
         identity: what no continuation may change, JSON-able; kept in a database, where two runs may have one name by
             mistake. None where the folder of the run knows it.
@@ -137,7 +114,7 @@ class Study:
         objectives: Sequence[Objective],
         limits: Sequence[Objective] = (),
         devices: Sequence[str] = (),
-        storage: BaseStorage,
+        storage: BaseStorage | Path,
         admitted: Mapping[str, Sequence[str]] | None = None,
         identity: Mapping[str, Any] | None = None,
         read_only: bool = False,
@@ -157,15 +134,11 @@ class Study:
         self._state = np.zeros(0, dtype=np.int8)
         self._position: dict[int, int] = {}
         self._known: set[bytes] = set()
+        self._open_architectures: dict[int, Architecture] = {}  # of running trials, by proposal index
         self._next_index = 0
         self._distributions = {g.name: CategoricalDistribution(list(g.choices)) for g in space.genes}
-        stored = set(optuna.get_all_study_names(storage)) if read_only else None
-        self._studies = {
-            device: self._open(storage, device)
-            for device in (None, *self.devices)
-            if stored is None or self._study_name(device) in stored
-        }
-        self._read()
+        self._studies: dict[str | None, optuna.Study] = {}
+        self._read(self._opened(storage))
 
     def _columns(self, device: str | None) -> list[Objective]:
         """Returns what an Optuna study has as values: never empty."""
@@ -174,6 +147,30 @@ class Study:
 
     def _study_name(self, device: str | None) -> str:
         return f"{self.name}@{device or 'accuracy'}"
+
+    def _opened(self, storage: BaseStorage | Path) -> dict[str | None, list[Mapping[str, Any]]]:
+        """Returns the user attributes of all stored trials by device; opens the Optuna studies unless only reading."""
+        devices = (None, *self.devices)
+        if isinstance(storage, Path):
+            assert self.read_only, "a study that is written must be given a storage"
+            journal = read_journal(storage)
+            if journal is None:
+                return self._opened(open_storage(None, storage))
+            found = {d: journal[self._study_name(d)] for d in devices if self._study_name(d) in journal}
+            for device, study in found.items():
+                self._check(device, study.directions, study.metric_names, study.space)
+            return {device: study.trials for device, study in found.items()}
+        stored = set(optuna.get_all_study_names(storage)) if self.read_only else None
+        with nullcontext() if self.read_only else _writing(f"the record of run {self.name!r}"):
+            for device in devices:
+                if stored is None or self._study_name(device) in stored:
+                    self._studies[device] = self._open(storage, device)
+        self._storage = storage
+        self._ids = {d: storage.get_study_id_from_name(self._study_name(d)) for d in self._studies}
+        return {
+            device: [frozen.user_attrs for frozen in study.get_trials(deepcopy=False)]
+            for device, study in self._studies.items()
+        }
 
     def _open(self, storage: BaseStorage, device: str | None) -> optuna.Study:
         columns = self._columns(device)
@@ -184,20 +181,7 @@ class Study:
             directions = [o.direction for o in columns]
             study = optuna.create_study(study_name=name, storage=storage, directions=directions, sampler=sampler)
         stored = [d.name.lower() for d in study.directions]
-        if study.metric_names is not None:
-            stored = [f"{direction} {name}" for direction, name in zip(stored, study.metric_names, strict=True)]
-            current = [f"{o.direction} {o.name}" for o in columns]
-        else:
-            current = [o.direction for o in columns]
-        if stored != current:
-            raise RunFolderError(
-                f"study {study.study_name!r} must have the objectives {current}, but was stored with {stored}."
-            )
-        space = study.user_attrs.get("space", self.space.fingerprint)
-        if space != self.space.fingerprint:
-            raise RunFolderError(
-                f"study {study.study_name!r} must be of space {self.space.fingerprint}, but was stored with {space}."
-            )
+        self._check(device, stored, study.metric_names, study.user_attrs.get("space"))
         if self.read_only:
             return study
         if self._identity is not None:
@@ -217,24 +201,41 @@ class Study:
                 study.set_metric_names([o.name for o in columns])
         return study
 
-    def _read(self) -> None:
-        """Fills the arrays from the storage."""
-        found: dict[int, list[tuple[str | None, FrozenTrial]]] = {}
-        for device, study in self._studies.items():
-            for frozen in study.get_trials(deepcopy=False):
-                if "proposal_index" in frozen.user_attrs:
-                    found.setdefault(int(frozen.user_attrs["proposal_index"]), []).append((device, frozen))
+    def _check(
+        self, device: str | None, directions: Sequence[str], names: Sequence[str] | None, space: str | None
+    ) -> None:
+        """Raises RunFolderError if a stored study has other objectives, or is of another space."""
+        columns, study = self._columns(device), self._study_name(device)
+        stored, current = list(directions), [str(o.direction) for o in columns]
+        if names is not None:
+            stored = [f"{direction} {name}" for direction, name in zip(stored, names, strict=True)]
+            current = [f"{o.direction} {o.name}" for o in columns]
+        if stored != current:
+            raise RunFolderError(f"study {study!r} must have the objectives {current}, but was stored with {stored}.")
+        if space not in (None, self.space.fingerprint):
+            raise RunFolderError(
+                f"study {study!r} must be of space {self.space.fingerprint}, but was stored with {space}."
+            )
+
+    def _read(self, stored: Mapping[str | None, Sequence[Mapping[str, Any]]]) -> None:
+        """Fills the arrays from user attributes of trials by device."""
+        found: dict[int, list[tuple[str | None, Mapping[str, Any]]]] = {}
+        for device, trials in stored.items():
+            for attrs in trials:
+                if "proposal_index" in attrs:
+                    found.setdefault(int(attrs["proposal_index"]), []).append((device, attrs))
         for index in sorted(found):
             records = dict(found[index])
-            genotypes = {frozen.user_attrs["genotype"] for _, frozen in found[index]}
+            genotypes = {attrs["genotype"] for _, attrs in found[index]}
             if len(records) < len(found[index]) or len(genotypes) > 1:
                 raise RunFolderError(
                     f"run {self.name!r} must have one driver, but its storage holds two records of trial {index}."
                 )
-            self._add(index, np.frombuffer(bytes.fromhex(genotypes.pop()), dtype=np.uint8))
+            row = np.frombuffer(bytes.fromhex(genotypes.pop()), dtype=np.uint8)
+            self._add(index, row, next(iter(records.values()))["key"])
             for device in (None, *self.devices):
                 if device in records:
-                    attrs = records[device].user_attrs
+                    attrs = records[device]
                     self._merge(
                         index,
                         device,
@@ -324,7 +325,8 @@ class Study:
         indices = []
         for row in population:
             index = self._next_index
-            self._add(index, row)
+            arch = self._open_architectures[index] = self.space.architecture(row)
+            self._add(index, row, arch.key)
             self._by_index[index].attributes.update(attributes or {})
             indices.append(index)
         return indices
@@ -366,13 +368,19 @@ class Study:
         attributes = dict(evaluation.attributes)
         if device is None:
             attributes = {**trial.attributes, **attributes}
-        arch = self.space.architecture(trial.row)
+        arch = self._open_architectures.get(index) or self.space.architecture(trial.row)
         finite = {k: v for k, v in evaluation.metrics.items() if math.isfinite(v)}
-        frozen = optuna.trial.create_trial(
+        now = datetime.now()
+        frozen = FrozenTrial(  # as Optuna's `create_trial`, without checking 45 genes that the space has checked
+            number=-1,
+            trial_id=-1,
+            state=TrialState.FAIL if error else TrialState.COMPLETE,
+            value=None,
+            values=None if error else values,
+            datetime_start=now,
+            datetime_complete=now,
             params=arch.to_dict(),
             distributions={gene: self._distributions[gene] for gene in arch},
-            values=None if error else values,
-            state=TrialState.FAIL if error else TrialState.COMPLETE,
             user_attrs={
                 "proposal_index": index,
                 "genotype": trial.row.tobytes().hex(),
@@ -383,11 +391,11 @@ class Study:
                 "error": error,
                 "attributes": attributes,
             },
+            system_attrs={},
+            intermediate_values={},
         )
-        try:
-            self._studies[device].add_trial(frozen)
-        except (OSError, StorageInternalError) as failure:
-            raise RecordError(f"the record of trial {index}", why(failure)) from failure
+        with _writing(f"the record of trial {index}"):
+            self._storage.create_new_trial(self._ids[device], template_trial=frozen)
         self._merge(
             index,
             device,
@@ -398,7 +406,7 @@ class Study:
 
     # -- memory --------------------------------------------------------------------------------------
 
-    def _add(self, index: int, row: NDArray[np.uint8]) -> None:
+    def _add(self, index: int, row: NDArray[np.uint8], key: str) -> None:
         n = len(self.trials)
         if n == len(self._rows):
             grown = max(64, 2 * n)
@@ -407,7 +415,7 @@ class Study:
             self._stds = _grow(self._stds, grown, np.nan)
             self._violations = _grow(self._violations, grown, np.nan)
             self._state = _grow(self._state, grown, State.RUNNING)
-        trial = Trial(index=index, row=np.array(row, dtype=np.uint8), key=self.space.architecture(row).key)
+        trial = Trial(index=index, row=np.array(row, dtype=np.uint8), key=key)
         self.trials.append(trial)
         self._by_index[index] = trial
         self._position[index] = n
@@ -444,12 +452,22 @@ class Study:
             trial.state = State.FAILED
         elif not waiting and (measured or not meant):
             trial.state = State.FINISHED
+        if trial.state != State.RUNNING:
+            self._open_architectures.pop(trial.index, None)
         n = self._position[trial.index]
         self._state[n] = trial.state
         for j, limit in enumerate(self.limits):
             violation = limit.violation(trial.metrics.get(limit.name, math.nan))
             elsewhere = limit.device is not None and limit.device not in self.places(trial.row)
             self._violations[n, j] = 0.0 if math.isnan(violation) and elsewhere else violation
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, StorageInternalError) as error:
+        raise RecordError(what, why(error)) from error
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

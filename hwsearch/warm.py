@@ -15,7 +15,7 @@ from hwsearch.engines.warm_start import Source
 from hwsearch.errors import UserError
 from hwsearch.objectives import Objective
 from hwsearch.runfolder import RunFolder
-from hwsearch.study import Study, open_storage
+from hwsearch.study import Study, readable_storage
 from hwsearch.tracked import Tracked
 from search_spaces.space import SearchSpace
 
@@ -48,7 +48,7 @@ def _of_run(space: SearchSpace, objectives: Sequence[Objective], path: Path) -> 
         objectives=tracked.objectives,
         limits=tracked.limits,
         devices=[device for device in config.devices if device in needed],
-        storage=open_storage(config.storage, folder.journal),
+        storage=readable_storage(config.storage, folder.journal),
         read_only=True,
     )
     names = {name for trial in study.trials for name in trial.metrics}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.amounts import Amounts, amounts
 from predictors.base import FloatArray, LayerFunction
 from search_spaces.layers import LayerSpec
 from search_spaces.space import Population, SearchSpace
 
-FEW_ROWS = 64
-"""Up to here one step over all columns is faster than one step per column."""
+NO_CHOICE = 255
+"""Larger than any choice index."""
 
 
 class Reading:
@@ -37,16 +38,9 @@ class Reading:
     def hot(self) -> FloatArray:
         """One column per gene and distinct choice of `hot_choices`: 1 where active and chosen, (n, h)."""
         genes, choices = hot_choices(self.space)
-        if len(self.rows) <= FEW_ROWS:
-            return np.asarray((self.rows[:, genes] == choices) & self.active[:, genes], dtype=np.float64)
-        out = np.empty((len(self.rows), len(genes)), order="F")  # columns are written one by one
-        for gene in range(self.space.n_genes):
-            column, active = self.rows[:, gene], self.active[:, gene]
-            always = bool(active.all())
-            for i in np.flatnonzero(genes == gene):
-                hit = column == choices[i]
-                out[:, i] = hit if always else hit & active
-        return out
+        coded = np.where(self.active, self.rows, np.uint8(NO_CHOICE))
+        by_gene = np.ascontiguousarray(coded.T)  # compared 32 at a time, gene by gene
+        return (by_gene[genes] == choices[:, None]).astype(np.float64).T
 
     @cached_property
     def layers(self) -> list[LayerSpec]:
@@ -54,6 +48,11 @@ class Reading:
         if self._layers is None:
             raise ValueError("layer costs must be given the layers of the space's networks, but got none.")
         return self._layers(self.rows)
+
+    @cached_property
+    def amounts(self) -> list[Amounts]:
+        """What each of the layers asks for, per operator kind."""
+        return list(amounts(self.layers, len(self)))
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,19 @@ class Block:
         matrix: reading of n architectures -> (n, d), non-negative.
         per_column: whether columns are brought to one spread each (costs) or all by one factor (indicators, whose
             rare choices should stay small).
+        on_hot: (h, d), if the features are `Reading.hot` times it; None otherwise.
     """
 
     name: str
     columns: tuple[str, ...]
     matrix: Callable[[Reading], FloatArray]
     per_column: bool = False
+    on_hot: FloatArray | None = None
+
+    @classmethod
+    def of_hot(cls, name: str, columns: Sequence[str], on_hot: FloatArray, *, per_column: bool = False) -> Block:
+        """Returns the block of weighted sums of one-hot columns; on_hot: (h, d)."""
+        return cls(name, tuple(columns), lambda reading: reading.hot @ on_hot, per_column, on_hot)
 
     def only(self, kept: NDArray[np.bool_]) -> Block:
         """Returns the block of some columns."""
@@ -79,9 +85,12 @@ class Block:
             return self
         whole = self.matrix
         names = tuple(c for c, keep in zip(self.columns, kept, strict=True) if keep)
+        if self.on_hot is not None:
+            return Block.of_hot(self.name, names, self.on_hot[:, kept], per_column=self.per_column)
         return Block(self.name, names, lambda reading: whole(reading)[:, kept], self.per_column)
 
 
+@lru_cache(maxsize=32)
 def hot_choices(space: SearchSpace) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
     """Returns gene and choice index of every one-hot column, each (h,).
 

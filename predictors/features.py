@@ -91,6 +91,15 @@ class Features:
                 sums.append((x / scale).mean(axis=0))
         if not self.blocks:
             raise ValueError(f"features {list(sets)} must differ between architectures, but all columns are constant.")
+        # (h, d): features of genes alone are the one-hot columns times this; None with costs or products among them.
+        self.on_hot: FloatArray | None = None
+        maps = [
+            block.on_hot / scale
+            for block, scale in zip(self.blocks, self.scales, strict=True)
+            if block.on_hot is not None
+        ]
+        if len(maps) == len(self.blocks):
+            self.on_hot = np.concatenate(maps, axis=1)
         self.digest = _digest([c for b in self.blocks for c in b.columns], np.concatenate([*self.scales, *sums]))
 
     @property
@@ -106,13 +115,19 @@ class Features:
     def matrix(self, population: Population) -> FloatArray:
         """Returns the features (n, d) of a population (n, g)."""
         reading = Reading(self.space, population, self.layers)
-        out = np.empty((len(population), sum(self.widths)))
+        if self.on_hot is not None:
+            return np.asarray(reading.hot @ self.on_hot, dtype=np.float64)
+        out = np.empty((sum(self.widths), len(population))).T  # columns are made one by one
         start = 0
         for block, scale in zip(self.blocks, self.scales, strict=True):
             stop = start + len(scale)
             np.divide(block.matrix(reading), scale, out=out[:, start:stop])
             start = stop
         return out
+
+    def hot(self, population: Population) -> FloatArray:
+        """Returns the one-hot columns (n, h) of a population (n, g)."""
+        return Reading(self.space, population, self.layers).hot
 
     def settings(self) -> dict[str, Any]:
         """Returns what `restore` needs, JSON-able."""

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from predictors.base import FloatArray, LayerFunction
 from predictors.features import Features
 from predictors.gp import BlockGP
+from predictors.gp_answers import GPAnswer
 from predictors.model import FeatureModel, Target
+from predictors.on_basis import Answer
 from predictors.regression import HeldOut, Regressor, Sample, cross_fit
 from search_spaces.space import SearchSpace
 
@@ -76,8 +78,11 @@ class GPRegressor(Regressor):
 
     def predict(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Returns mean and deviation of a new label, each (n,)."""
-        answers = [process.predict(x, noise=True) for process in self.processes_]
-        return _mixture(np.stack([m for m, _ in answers]), np.stack([s for _, s in answers]))
+        return _Mixture([process.answer(noise=True) for process in self.processes_])(x)
+
+    def on_basis(self, basis: FloatArray) -> Answer:
+        """Returns `predict` of rows (n, p) whose features are rows @ basis."""
+        return _Mixture([process.answer(noise=True, basis=basis) for process in self.processes_])
 
     def held_out(self) -> HeldOut:
         """Returns k-fold answers with hyperparameters of their own up to 160 rows, beyond that leave-one-out ones."""
@@ -133,11 +138,18 @@ class _Refit:
         return self.process.predict(x, noise=True)
 
 
-def _mixture(means: FloatArray, stds: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Returns mean and deviation (n,) of even mixtures of normals (draws, n)."""
-    if len(means) == 1:
-        return means[0], stds[0]
-    return means.mean(axis=0), np.sqrt((stds**2).mean(axis=0) + means.var(axis=0))
+class _Mixture:
+    """An even mixture of normals, one per process."""
+
+    def __init__(self, parts: list[GPAnswer]) -> None:
+        self.parts = parts
+
+    def __call__(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        answers = [part(rows) for part in self.parts]
+        if len(answers) == 1:
+            return answers[0]
+        means, stds = np.stack([m for m, _ in answers]), np.stack([s for _, s in answers])
+        return means.mean(axis=0), np.sqrt((stds**2).mean(axis=0) + means.var(axis=0))
 
 
 class GaussianProcess(FeatureModel):

@@ -20,7 +20,8 @@ WINDOWS = (4.0, 10.0)
 
 def one_hot_blocks(space: SearchSpace) -> list[Block]:
     """Returns one block: a column per gene and distinct choice, 1 where the gene is active and holds it."""
-    return [Block("one_hot", _hot_names(space), lambda reading: reading.hot)]
+    names = _hot_names(space)
+    return [Block.of_hot("one_hot", names, np.eye(len(names)))] if names else []
 
 
 def ordinal_blocks(space: SearchSpace) -> list[Block]:
@@ -28,27 +29,28 @@ def ordinal_blocks(space: SearchSpace) -> list[Block]:
 
     Inactive genes are 0; genes that can be inactive have a second column that says whether they are active.
     """
-    return [_ordinal("ordinal", space, range(space.n_genes))]
+    telling = _telling(space)
+    return [_ordinal("ordinal", space, telling)] if telling else []
 
 
 def gene_blocks(space: SearchSpace) -> list[Block]:
     """Returns the columns of `ordinal_blocks` as one block per gene, so that a model can find the few that matter."""
-    return [_ordinal(f"gene {gene.name}", space, [i]) for i, gene in enumerate(space.genes)]
+    return [_ordinal(f"gene {space.genes[i].name}", space, [i]) for i in _telling(space)]
+
+
+def _telling(space: SearchSpace) -> list[int]:
+    """Returns the genes that tell anything: one choice that is always active does not."""
+    return sorted(set(hot_choices(space)[0].tolist()))
 
 
 def _ordinal(name: str, space: SearchSpace, genes: Sequence[int]) -> Block:
-    tables = [(i, _scaled_choices(space.genes[i])) for i in genes]
-    hidden = np.array([i for i in genes if space.genes[i].active_when], dtype=np.intp)
-    names = [space.genes[i].name for i in genes] + [f"{space.genes[i].name} active" for i in hidden]
-
-    def matrix(reading: Reading) -> FloatArray:
-        out = np.empty((len(reading), len(names)))
-        for k, (i, table) in enumerate(tables):
-            out[:, k] = table[reading.rows[:, i]] * reading.active[:, i]
-        out[:, len(tables) :] = reading.active[:, hidden]
-        return out
-
-    return Block(name, tuple(names), matrix, per_column=True)
+    of_column, choices = hot_choices(space)
+    columns = {}
+    for i in genes:
+        table, mine = _scaled_choices(space.genes[i]), of_column == i
+        columns[space.genes[i].name] = np.where(mine, table[np.where(mine, choices, 0)], 0.0)
+    columns |= {f"{space.genes[i].name} active": 1.0 * (of_column == i) for i in genes if space.genes[i].active_when}
+    return Block.of_hot(name, tuple(columns), np.stack(list(columns.values()), axis=1), per_column=True)
 
 
 def product_blocks(space: SearchSpace) -> list[Block]:
@@ -121,7 +123,7 @@ def count_blocks(space: SearchSpace) -> list[Block]:
 def _summing(name: str, columns: Sequence[tuple[str, FloatArray]]) -> Block:
     """Returns a block whose columns are weighted sums of one-hot columns."""
     weights = np.stack([weights for _, weights in columns], axis=1)  # (h, d)
-    return Block(f"counts.{name}", tuple(n for n, _ in columns), lambda reading: reading.hot @ weights)
+    return Block.of_hot(f"counts.{name}", [n for n, _ in columns], weights)
 
 
 @dataclass(frozen=True)

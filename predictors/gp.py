@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack, solve_triangular
 
 from predictors.base import FloatArray
+from predictors.gp_answers import GPAnswer, Posterior
 from predictors.gp_weights import JITTER, Choice, Rows, Weights, spread_rows, tail_weights
 from predictors.threads import one_thread
 
@@ -60,7 +61,7 @@ class BlockGP:
         self.linear, self.smooth, self.robust = linear, smooth, robust
         self.rows, self.iterations, self.freedom = rows, iterations, freedom
         self.edges = np.concatenate([[0], np.cumsum(self.widths)])
-        self._post: _Posterior | None = None
+        self._post: Posterior | None = None
         self._seen: Rows | None = None
 
     # -- fitting -------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ class BlockGP:
     def _choice(self, rows: Rows) -> Choice:
         return Choice(rows, self.edges, linear=self.linear, smooth=self.smooth, freedom=self.freedom)
 
-    def _condition(self, data: Rows, w: Weights, centre: FloatArray, level: float, spread: float) -> _Posterior:
+    def _condition(self, data: Rows, w: Weights, centre: FloatArray, level: float, spread: float) -> Posterior:
         """Returns the process given all rows."""
         cov = self._cov(data.x, data.x, w)
         noise = w.noise * data.scale + data.known
@@ -167,7 +168,7 @@ class BlockGP:
         evidence = (
             -0.5 * data.y @ alpha - np.log(np.diag(lower)).sum() - 0.5 * len(alpha) * np.log(2 * np.pi * spread**2)
         )
-        return _Posterior(
+        return Posterior(
             weights=w,
             x=data.x,
             centre=centre,
@@ -189,7 +190,7 @@ class BlockGP:
         return self._post is not None
 
     @property
-    def _posterior(self) -> _Posterior:
+    def _posterior(self) -> Posterior:
         if self._post is None:
             raise RuntimeError("a Gaussian process must be fitted before it is used, but it is not.")
         return self._post
@@ -209,32 +210,14 @@ class BlockGP:
         """Learned deviation of a label's noise, in the unit of y."""
         return float(np.sqrt(self.weights.noise) * self._posterior.spread)
 
-    def predict(self, x: FloatArray, *, noise: bool = False, chunk: int = 8192) -> tuple[FloatArray, FloatArray]:
-        """Returns mean and deviation of f, each (n,), of features (n, d).
-
-        Args:
-            x: (n, d).
-            noise: add the noise of one label to the deviation.
-            chunk: rows whose kernel with the training rows is in memory at once.
-        """
+    def predict(self, x: FloatArray, *, noise: bool = False) -> tuple[FloatArray, FloatArray]:
+        """Returns mean and deviation of f, each (n,), of features (n, d); `noise` adds that of one label to it."""
         with one_thread(len(self._posterior.alpha)):
-            return self._predict(x, noise=noise, chunk=chunk)
+            return self.answer(noise=noise)(np.asarray(x, dtype=np.float64))
 
-    def _predict(self, x: FloatArray, *, noise: bool, chunk: int) -> tuple[FloatArray, FloatArray]:
-        post = self._posterior
-        mean, variance = np.empty(len(x)), np.empty(len(x))
-        root, bent = self._root(post.x, post.weights)
-        for start in range(0, len(x), chunk):
-            part = slice(start, start + chunk)
-            new = np.asarray(x[part], dtype=np.float64) - post.centre
-            new_root, new_bent = self._root(new, post.weights)
-            cross = self._kernel(root, bent, new_root, new_bent, post.weights)  # (rows, chunk)
-            mean[part] = post.alpha @ cross
-            half = solve_triangular(post.lower, cross, lower=True, overwrite_b=True, check_finite=False)
-            prior = 1.0 + (new_root**2).sum(axis=1) + post.weights.smooth
-            variance[part] = prior - np.einsum("ij,ij->j", half, half)
-        variance = np.maximum(variance, 1e-12) + (post.weights.noise if noise else 0.0)
-        return post.level + post.spread * mean, post.spread * np.sqrt(variance)
+    def answer(self, *, noise: bool = False, basis: FloatArray | None = None) -> GPAnswer:
+        """Returns `predict` as a function, of rows (n, p) where features are rows @ basis (p, d)."""
+        return GPAnswer(self._posterior, self.widths, linear=self.linear, smooth=self.smooth, noise=noise, basis=basis)
 
     def sample(self, x: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
         """Returns `count` joint draws of f, (count, n), at features (n, d); memory and time grow with n^2 and n^3."""
@@ -333,7 +316,7 @@ class BlockGP:
             freedom=settings["freedom"],
         )
         level, spread, evidence = (float(v) for v in arrays["scalars"])
-        model._post = _Posterior(
+        model._post = Posterior(
             weights=Weights.of(arrays["weights"]),
             x=arrays["x"],
             centre=arrays["centre"],
@@ -346,17 +329,3 @@ class BlockGP:
             evidence=evidence,
         )
         return model
-
-
-@dataclass(frozen=True)
-class _Posterior:
-    weights: Weights
-    x: FloatArray  # (n, d) centred
-    centre: FloatArray  # (d,)
-    level: float
-    spread: float
-    lower: FloatArray  # (n, n) Cholesky factor of the covariance of the labels
-    alpha: FloatArray  # (n,)
-    loo_error: FloatArray  # (n,)
-    loo_variance: FloatArray  # (n,)
-    evidence: float

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from predictors.amounts import FREE, operator_kind
 from predictors.base import (
     FloatArray,
     LayerFunction,
@@ -23,7 +24,6 @@ from predictors.base import (
     check_stds,
     not_fitted,
 )
-from predictors.cost_features import FREE, operator_kind
 from predictors.features import reference_rows
 from predictors.model import calibrate, quantile
 from predictors.regression import HeldOut, fold_of, precision_weights

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+from predictors.amounts import FREE, operator_kind
 from predictors.base import (
     FloatArray,
     LayerFunction,
@@ -19,7 +20,6 @@ from predictors.base import (
     check_stds,
     not_fitted,
 )
-from predictors.cost_features import FREE, operator_kind
 from predictors.model import calibrate, quantile
 from predictors.regression import HeldOut, fold_of, precision_weights
 from search_spaces.layers import LayerSpec

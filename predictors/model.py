@@ -20,6 +20,7 @@ from predictors.base import (
     not_fitted,
 )
 from predictors.features import Features
+from predictors.on_basis import Answer
 from predictors.regression import HeldOut, Regressor, Sample
 from predictors.threads import one_thread
 from search_spaces.space import Population, SearchSpace
@@ -70,6 +71,7 @@ class FeatureModel(Predictor):
         self.options = dict(options or {})
         self.regressor()  # checks its options
         self.regressor_: Regressor | None = None
+        self._of_hot: Answer | None = None
         self.stretch_ = 1.0
         self.scores_: FloatArray = np.zeros(0)
 
@@ -94,6 +96,7 @@ class FeatureModel(Predictor):
         sample = Sample(x, y, self.features.widths, label_stds, np.ones(len(y)), group)
         with one_thread(len(sample)):
             self.regressor_ = self.regressor().fit(sample)
+            self._of_hot = self._without_features(self.regressor_)
         held = self.regressor_.held_out()
         self.stretch_, self.scores_ = calibrate(held, y)
         return self
@@ -130,8 +133,15 @@ class FeatureModel(Predictor):
         with one_thread():
             for start in range(0, len(population), CHUNK):
                 part = slice(start, start + CHUNK)
-                mean[part], std[part] = self.regressor_.predict(self.features.matrix(population[part]))
+                if self._of_hot is not None:
+                    mean[part], std[part] = self._of_hot(self.features.hot(population[part]))
+                else:
+                    mean[part], std[part] = self.regressor_.predict(self.features.matrix(population[part]))
         return mean, std * self.stretch_
+
+    def _without_features(self, regressor: Regressor) -> Answer | None:
+        """Returns the regressor's answer as a function of one-hot columns, where there is a quick one."""
+        return None if self.features.on_hot is None else regressor.on_basis(self.features.on_hot)
 
     def state(self) -> State:
         """Returns what was learned; see `Predictor.state`."""
@@ -158,6 +168,7 @@ class FeatureModel(Predictor):
         model.stretch_ = float(settings["stretch"])
         model.scores_ = state.arrays["scores"]
         model.regressor_ = cls.regressor_class.restore(state.arrays, settings["regressor"])
+        model._of_hot = model._without_features(model.regressor_)
         return model
 
 

@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from predictors.base import FloatArray, LayerFunction
 from predictors.features import Features
 from predictors.model import FeatureModel, Target
+from predictors.on_basis import LinearAnswer
 from predictors.regression import HeldOut, Regressor, Sample, fold_of, precision_weights
 from search_spaces.space import SearchSpace
 
@@ -114,6 +115,21 @@ class NonNegativeRegressor(Regressor):
         mean = fit.intercept + away @ fit.weights[fit.used]
         spread = away @ fit.root[:-1] + fit.root[-1]
         return mean, np.sqrt(fit.noise * (1 + np.einsum("ij,ij->i", spread, spread)))
+
+    def on_basis(self, basis: FloatArray) -> LinearAnswer:
+        """Returns `predict` of rows (n, p) whose features are rows @ basis."""
+        fit = self._fit
+        assert fit is not None
+        used, low = basis[:, fit.used], fit.low[fit.used]
+        weights, root = fit.weights[fit.used], fit.root[:-1]
+        return LinearAnswer.of(
+            used @ weights,
+            fit.intercept - float(low @ weights),
+            used @ root,
+            fit.root[-1] - low @ root,
+            floor=1.0,
+            noise=fit.noise,
+        )
 
     def held_out(self) -> HeldOut:
         """Returns the answers of k-fold cross-validation."""

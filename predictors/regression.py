@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.base import FloatArray
+from predictors.on_basis import Answer
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ class Regressor(ABC):
     @abstractmethod
     def predict(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Returns mean and deviation of a new label, each (n,), of features (n, d)."""
+
+    def on_basis(self, basis: FloatArray) -> Answer | None:
+        """Returns `predict` as a function of rows (n, p), of which features are rows @ basis (p, d).
+
+        None where nothing is gained over multiplying first.
+        """
+        return None
 
     @abstractmethod
     def held_out(self) -> HeldOut:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from predictors.base import FloatArray, LayerFunction
 from predictors.features import Features
 from predictors.model import FeatureModel, Target
+from predictors.on_basis import LinearAnswer
 from predictors.regression import HeldOut, Regressor, Sample, precision_weights
 from search_spaces.space import SearchSpace
 
@@ -103,6 +104,29 @@ class RidgeRegressor(Regressor):
         along = away @ fit.directions
         variance = 1 + 1 / fit.weight_sum + fit.prior * np.einsum("ij,ij->i", away, away) + along**2 @ fit.shrink
         return mean, np.sqrt(fit.noise * np.maximum(variance, 1.0))
+
+    def on_basis(self, basis: FloatArray) -> LinearAnswer:
+        """Returns `predict` of rows (n, p) whose features are rows @ basis."""
+        fit = self._fit
+        assert fit is not None
+        rows = np.concatenate([basis, -fit.x_mean[None, :]])  # the last one belongs to a column of ones
+        along = rows @ fit.directions
+        # prior |z|^2 + sum shrink (z v)^2 = prior |z - its part in the data's directions|^2 + that part's own length.
+        root = np.concatenate(
+            [
+                np.sqrt(fit.prior) * (rows - along @ fit.directions.T),
+                along * np.sqrt(np.maximum(fit.prior + fit.shrink, 0.0)),
+            ],
+            axis=1,
+        )
+        return LinearAnswer.of(
+            basis @ fit.weights,
+            fit.y_mean - float(fit.x_mean @ fit.weights),
+            root[:-1],
+            root[-1],
+            floor=1 + 1 / fit.weight_sum,
+            noise=fit.noise,
+        )
 
     def held_out(self) -> HeldOut:
         """Returns exact leave-one-out answers."""

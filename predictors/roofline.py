@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
+from predictors.amounts import amounts
 from predictors.base import (
     FloatArray,
     LayerFunction,
@@ -18,7 +19,6 @@ from predictors.base import (
     check_stds,
     not_fitted,
 )
-from predictors.cost_features import amounts
 from predictors.features import reference_rows
 from predictors.model import calibrate, quantile
 from predictors.regression import HeldOut, fold_of, precision_weights

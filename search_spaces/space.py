@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -514,5 +514,15 @@ def not_in(population: Population, seen: Population) -> NDArray[np.bool_]:
     """Returns which rows (n,) of `population` do not occur in `seen`."""
     if len(seen) == 0 or len(population) == 0:
         return np.ones(len(population), dtype=bool)
-    known = {row.tobytes() for row in np.ascontiguousarray(seen, dtype=np.uint8)}
+    # A projection finds the few rows worth comparing; its sums are whole numbers that a float holds exactly.
+    weights = _projection(population.shape[1])
+    near = np.isin(seen @ weights, population @ weights)
+    known = {row.tobytes() for row in np.ascontiguousarray(seen[near], dtype=np.uint8)}
     return np.array([row.tobytes() not in known for row in np.ascontiguousarray(population)])
+
+
+@lru_cache(maxsize=16)
+def _projection(n_genes: int) -> NDArray[np.float64]:
+    """Returns whole numbers (g,) whose sum, each times a choice index below 256, a float64 holds exactly."""
+    bits = 53 - 8 - max(1, n_genes).bit_length()
+    return np.random.default_rng(0).integers(1, 2**bits, size=n_genes).astype(np.float64)

@@ -12,6 +12,8 @@ from tests import postgres
 # Processes of pytest-xdist share the cores. The policy must be set before torch is imported; a busy machine spins else.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray starts its workers with niceness 15: beside a busy neighbour they would hardly get any time.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -132,9 +132,29 @@ class Plan:
         choices = self.precisions or ("fp32",)
         return {name: tuple(p for p in choices if p in self.devices[name].precisions) for name in self.measured}
 
+    def sinks(self, folder: Path) -> list[Any]:
+        """Returns what the run's progress is told to besides its record, opened for the run in `folder`."""
+        return [named("sinks", name, "logging")(folder, self.config.name) for name in self.config.logging]
+
     def training(self) -> Any:
         """Returns the frozen training settings, or None."""
         return training_of(self.config, self.dataset)
+
+    def place(self) -> Any:
+        """Returns where on Ray the super-network is trained; None: in this process."""
+        section = self.config.executor
+        if section.training.workers is None:
+            return None
+        needs, target = section.training, import_module("hwsearch.distribution.ray_training").Place
+        return target(
+            needs.workers,
+            Resources(needs.cpus, needs.gpus, needs.memory_gb * 1e9),
+            retries=needs.retries,
+            storage=needs.storage,
+            address=section.address,
+            namespace=section.namespace,
+            runtime_env=section.runtime_env,
+        )
 
     def executor(self, factory: Any, weights: dict[str, NDArray[Any]] | None, *, ledger: Path) -> Executor:
         """Returns the executor with its workers started."""
@@ -155,6 +175,7 @@ class Plan:
                 absent_s=section.absent_s,
                 namespace=section.namespace,
                 runtime_env=section.runtime_env,
+                run=self.config.name,
             )
         executor: Executor = make(factory, weights, devices=lanes, limits=limits)
         return executor
@@ -234,9 +255,15 @@ def _plan(parsed: Parsed, source: str) -> Plan:
     if scored and not brings and not (config.supernet.weights or config.training) and good("training", "supernet"):
         problems.append("training (or supernet.weights) must be given when an objective needs a trained network.")
     attempt(lambda: executor_problems(config))
+    for name in config.logging:
+        attempt(partial(_require_sink, name))
     configuration.raise_problems(list(dict.fromkeys(problems)), source)
     assert made is not None
     return made
+
+
+def _require_sink(name: str) -> None:
+    named("sinks", name, "logging").require()
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Plan:
@@ -296,6 +323,12 @@ class Factory:
             has_weights=weights is not None,
             scorer=scorer_of(made.config, made.family, made.dataset) if made.needs_network else None,
         )
+
+    def training(self) -> tuple[Supernet, Dataset, Any]:
+        """Returns what a worker trains; the driver's weights replace those of the super-network."""
+        made = load_raw(self.raw, source="config")
+        assert made.dataset is not None
+        return made.supernet(), made.dataset, made.training()
 
     def lane(self, device: str) -> LaneWorker:
         """Returns the measuring lane of a device."""

@@ -101,6 +101,10 @@ PREDICTORS = {
 }
 COST_FEATURES = ("costs", "roofline", "one_hot", "ordinal")
 """What a predictor reads where the space's networks have layer costs."""
+SINKS = {
+    "tensorboard": "hwsearch.sinks:TensorBoardSink",
+    "mlflow": "hwsearch.sinks:MlflowSink",
+}
 GROUPS = {
     "families": FAMILIES,
     "data": DATA,
@@ -108,6 +112,7 @@ GROUPS = {
     "devices": DEVICES,
     "exporters": EXPORTERS,
     "recipes": RECIPES,
+    "sinks": SINKS,
 }
 
 

@@ -14,7 +14,7 @@ from hwsearch.config import RunConfig
 from hwsearch.construct import construct, parameter_problems
 from hwsearch.data.dataset import Dataset
 from hwsearch.devices.base import Device, DeviceSpec
-from hwsearch.errors import ConfigError, DeviceError, MissingExtraError
+from hwsearch.errors import ConfigError, DeviceError, MissingExtraError, UserError
 from hwsearch.own_model import Scorer, fidelity_scorer, user_scorer
 from search_spaces.precision import precision_gene
 from search_spaces.space import SearchSpace
@@ -198,12 +198,17 @@ def training_of(config: RunConfig, dataset: Dataset | None) -> Any:
     if config.training is None:
         return None
     target = import_module("hwsearch.training.config").TrainingConfig
+    check_workers = import_module("hwsearch.training.group").check_workers
     settings = construct(target, {"seed": config.seed, **config.training}, where="training", given={})
     if dataset is not None and settings.batch_size > len(dataset.train):
         raise ConfigError(
             f"training.batch_size must be at most the {len(dataset.train)} examples of the train split, "
             f"but got {settings.batch_size}."
         )
+    try:
+        check_workers(settings, config.executor.training.workers or 1)
+    except UserError as error:
+        raise ConfigError(str(error)) from error
     return settings
 
 
@@ -228,6 +233,10 @@ def scorer_of(config: RunConfig, family: Family | None, dataset: Dataset | None)
 def executor_problems(config: RunConfig) -> None:
     """Raises for an executor that this machine cannot be."""
     section, cores = config.executor, os.cpu_count() or 1
+    if section.kind != "ray" and section.training.workers is not None:
+        raise ConfigError(
+            f"executor.kind must be ray where executor.training.workers is given, but got {section.kind!r}."
+        )
     if section.kind == "ray" and section.address is None and (section.workers or 1) > cores:
         raise ConfigError(
             f"executor.workers must be at most the {cores} cores of this machine, but got {section.workers}."

@@ -91,6 +91,7 @@ def runs_list(
     Example: hwsearch runs list runs
     """
     from hwsearch.commands.runs import list_runs
+    from hwsearch.report.table import size
 
     found = list_runs(root)
     if as_json:
@@ -99,7 +100,7 @@ def runs_list(
     for run in found:
         typer.echo(
             f"{run.folder}: {run.state}, {run.trials} trials asked for, front of {run.front}, {run.exported} exported, "
-            f"{run.bytes / 1e6:.1f} MB"
+            f"{size(run.bytes)}"
         )
 
 
@@ -110,6 +111,7 @@ def runs_show(run: RunArg, as_json: JsonFlag = False) -> None:
     Example: hwsearch runs show runs/quickstart
     """
     from hwsearch.commands.runs import show
+    from hwsearch.report.table import size
 
     found = show(run)
     if as_json:
@@ -117,8 +119,8 @@ def runs_show(run: RunArg, as_json: JsonFlag = False) -> None:
         return
     for name in ("name", "state", "trials", "front", "exported"):
         typer.echo(f"{name}: {found[name]}")
-    for name, size in found["parts"].items():
-        typer.echo(f"  {name}: {size / 1e6:.3f} MB")
+    for name, n_bytes in found["parts"].items():
+        typer.echo(f"  {name}: {size(n_bytes)}")
 
 
 @runs_app.command("clean")
@@ -132,13 +134,14 @@ def runs_clean(
     Example: hwsearch runs clean runs/quickstart --dry-run
     """
     from hwsearch.commands.runs import clean
+    from hwsearch.report.table import size
 
     found = clean(run, dry_run=dry_run)
     if as_json:
         print_json(found)
         return
     done = "would free" if dry_run else "freed"
-    typer.echo(f"{found['folder']}: {done} {found['bytes'] / 1e6:.1f} MB in {found['files']} files")
+    typer.echo(f"{found['folder']}: {done} {size(found['bytes'])} in {found['files']} files")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"submit": submit, "logs": logs, "attach": attach, "stop": stop}

@@ -14,9 +14,12 @@ from hwsearch.cli.options import JsonFlag, RunArg, print_json
 def front(
     run: RunArg,
     device: Annotated[str | None, typer.Option(help="Only the nets that are best for this device.")] = None,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Only the nets that were measured on all devices and keep all limits.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the validated front of a run, or of one of its devices.
+    """Show the validated front of a run, of one of its devices, or what does on all of them.
 
     Example: hwsearch front runs/quickstart --json
     """
@@ -25,7 +28,7 @@ def front(
     from hwsearch.commands.query import front as command
     from hwsearch.report.table import front_table
 
-    content = command(run, device=device)
+    content = command(run, device=device, robust=robust)
     if as_json:
         print_json(content)
     else:

@@ -128,6 +128,8 @@ def query_(
         typer.echo("no architecture keeps the limits")
         return
     Console().print(rows_table(rows, ["key", "label", *names], f"best {answer['prefer']} under the limits"))
+    if any(found["label"] == "measured" for found in answer["answers"]):
+        typer.echo("Measured in the search; `hwsearch front` has values of the hold-out, measured again: they differ.")
     if any(v["outside"] for found in answer["answers"] for v in found["values"].values()):
         typer.echo("! outside of the range that the predictor was trained on")
 

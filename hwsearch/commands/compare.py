@@ -19,7 +19,7 @@ from hwsearch.report.comparison_figure import FORMS, comparison_figure
 from hwsearch.runfolder import write_atomic
 from hwsearch.study import Study
 
-NO_SETTING = ("name", "seed", "storage", "executor", "export", "decided")
+NO_SETTING = ("name", "seed", "storage", "executor", "export", "logging", "decided")
 """Sections in which runs of one configuration may differ: seeds, places, who carried the work."""
 NO_SETTING_BELOW = ("search.trials", "training.seed")
 

@@ -18,7 +18,7 @@ from hwsearch.runfolder import write_atomic
 
 
 def devices() -> list[dict[str, Any]]:
-    """Returns one row per known runtime: available here or not, its metrics, and its version or what is missing."""
+    """Returns one row per known runtime: available here or not, its metrics, its version or what it lacks."""
     return [_runtime(name) for name in registry.DEVICES]
 
 
@@ -27,6 +27,8 @@ def _runtime(name: str) -> dict[str, Any]:
     try:
         kind = registry.named("devices", name, "runtime")
         metrics = list(kind.metrics)
+        if kind.settings_hint:
+            return {"runtime": name, "available": True, "metrics": metrics, "detail": kind.settings_hint}
         fingerprint = kind(DeviceSpec(name=name, runtime=name)).fingerprint()
     except (UserError, DeviceError, ImportError) as error:
         return {"runtime": name, "available": False, "metrics": metrics, "detail": " ".join(str(error).split())}

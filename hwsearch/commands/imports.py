@@ -16,10 +16,11 @@ from hwsearch.construct import construct
 from hwsearch.database import one_driver
 from hwsearch.errors import UserError
 from hwsearch.importers.dynas import DynasResults, parse_dynas
+from hwsearch.journal import repair_journal
 from hwsearch.objectives import COST_METRICS
 from hwsearch.results import Evaluation, Measurement
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic
-from hwsearch.study import Study, open_storage, repair_journal
+from hwsearch.study import Study, open_storage
 from search_spaces.space import SearchSpace, not_in
 
 

@@ -18,7 +18,7 @@ from hwsearch.commands.fitting import MIN_ROWS, predictor_path
 from hwsearch.construct import construct
 from hwsearch.devices.base import DeviceSpec
 from hwsearch.errors import ConfigError, RunFolderError, UserError
-from hwsearch.front import load_front
+from hwsearch.front import load_front, robust_of
 from hwsearch.objectives import COST_METRICS, Objective
 from hwsearch.runfolder import RunFolder
 from predictors.base import Sources
@@ -28,19 +28,26 @@ from search_spaces.space import SearchSpace
 from search_spaces.supernet import Supernet
 
 
-def front(run: Path, *, device: str | None = None) -> dict[str, Any]:
+def front(run: Path, *, device: str | None = None, robust: bool = False) -> dict[str, Any]:
     """Returns objectives and members of a run's validated front, JSON-able.
 
     Args:
         run: folder of the run.
         device: only the nets that are best for this device, and only its objectives.
+        robust: only the nets that every device measured, that keep all limits, and that no other such net beats.
 
     Raises:
-        UserError: no objective is measured on this device.
+        UserError: no objective is measured on this device; both a device and robust.
     """
     folder = RunFolder(run).require()
-    load_front(folder)  # a clear message when there is none
+    members = load_front(folder)  # a clear message when there is none
     content: dict[str, Any] = json.loads(folder.front_json.read_text())
+    if device is not None and robust:
+        raise UserError("--robust must be given without --device: it is about all devices.")
+    if robust:
+        tracked = [[Objective(**o) for o in content[name]] for name in ("objectives", "limits")]
+        keys = robust_of(members, *tracked)
+        return {**content, "members": [m for m in content["members"] if m["key"] in keys]}
     if device is None:
         return content
     fronts = content.get("fronts", {})
@@ -128,8 +135,8 @@ def predict(run: Path, archs: Sequence[str], *, metrics: Sequence[str] = ()) -> 
             path = predictor_path(folder, names[name])
             if not path.is_file():
                 raise UserError(
-                    f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or with fewer "
-                    f"than {MIN_ROWS} trials that were measured."
+                    f"{run} must hold a predictor of {name}, but it does not: the run has not ended, or fewer "
+                    f"than {MIN_ROWS} of its trials have that metric."
                 )
             loaded[name] = load_predictor(path, space=plan.space, sources=Sources(layers=supernet.layers)).predictor
     for text in archs:

@@ -21,7 +21,7 @@ from hwsearch.report.figures import figures
 from hwsearch.report.html.content import Losses, Sources, content
 from hwsearch.report.html.page import page
 from hwsearch.runfolder import RunFolder, write_atomic
-from hwsearch.study import Study, open_storage
+from hwsearch.study import Study, readable_storage
 from predictors.base import Predictor
 from predictors.base import Sources as PredictorSources
 from predictors.files import load as load_predictor
@@ -83,7 +83,7 @@ def open_study(plan: Plan, folder: RunFolder) -> Study:
         limits=plan.limits,
         devices=plan.measured,
         admitted=plan.admitted,
-        storage=open_storage(plan.config.storage, folder.journal),
+        storage=readable_storage(plan.config.storage, folder.journal),
         read_only=True,
     )
 

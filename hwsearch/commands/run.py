@@ -25,11 +25,13 @@ from hwsearch.distribution.workers import WEIGHTS
 from hwsearch.errors import DeviceError, NoResultError, UserError
 from hwsearch.export.weights import encode
 from hwsearch.front import Member, save_front, spread, stored_front, validate, versions
+from hwsearch.journal import repair_journal
 from hwsearch.loop import Search
 from hwsearch.report.plot import front_png
 from hwsearch.results import SearchProgress, State
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic, write_json
-from hwsearch.study import Study, open_storage, repair_journal
+from hwsearch.sinks import Recorder
+from hwsearch.study import Study, open_storage
 from hwsearch.training.progress import Progress as TrainingProgress
 from hwsearch.warm import load_sources
 from search_spaces.supernet import Supernet
@@ -158,13 +160,19 @@ def _search(
     """Trains if need be, searches, and returns the validated front."""
     weights = _weights(plan, supernet, folder, observer, pretrained=pretrained)
     observer.phase("search")
+    recorder = Recorder(study, plan.sinks(folder.path), note=observer.note)
+
+    def told(progress: SearchProgress) -> None:
+        observer.search(progress)
+        recorder.search(progress)
+
     executor = plan.executor(Factory(plan.config.to_dict()), weights, ledger=folder.path / "ray.pids")
     try:
         section = plan.config.search
         engine = plan.engine(load_sources(plan.space, plan.objectives, section.warm_start))
         search = Search(study, executor, engine, folder=folder)
         result = search.run(
-            section.trials, observe=observer.search, stop_below=section.stop_below, max_minutes=section.max_minutes
+            section.trials, observe=told, stop_below=section.stop_below, max_minutes=section.max_minutes
         )
         if result.stopped is not None:
             observer.note(f"search ends after {result.n_trials} trials: {result.stopped}")
@@ -177,6 +185,7 @@ def _search(
             return validate(study, executor, folder, observe=observer.validation)
     finally:
         executor.close()
+        recorder.close()
     save_front([], study.objectives, study.limits, folder)
     return []
 
@@ -223,13 +232,22 @@ def _weights(
             checkpoints.load_weights(supernet, folder.supernet)
         else:
             observer.phase("train")
-            train(
-                supernet,
-                plan.dataset,
-                plan.training(),
-                checkpoint=folder.training / "checkpoint.safetensors",
-                progress=observer.training,
-            )
+            place, checkpoint = plan.place(), folder.training / "checkpoint.safetensors"
+            if place is None:
+                train(supernet, plan.dataset, plan.training(), checkpoint=checkpoint, progress=observer.training)
+            else:
+                from hwsearch.distribution.ray_training import train_on_ray
+
+                train_on_ray(
+                    Factory(plan.config.to_dict()).training,
+                    supernet,
+                    plan.dataset,
+                    plan.training(),
+                    place=place,
+                    checkpoint=checkpoint,
+                    progress=observer.training,
+                    ledger=folder.path / "ray.pids",
+                )
             write_atomic(folder.supernet, encode(supernet.tensors()))
     return supernet.to_arrays()
 

@@ -75,8 +75,15 @@ class Split(ABC):
             rows = np.arange(start, min(start + batch_size, len(self)))
             yield self.inputs(rows), self.targets(rows)
 
-    def shuffled(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def shuffled(
+        self, batch_size: int, rng: np.random.Generator, *, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields full batches of augmented (inputs, classes) in an order drawn from `rng`; the rest is dropped.
+
+        Args:
+            batch_size: of the whole batch.
+            rng: the same for all shards: together they are the whole batches, each with its own augmentation.
+            shard: (rank, size): every `size`-th example of a batch, from `rank`.
 
         Raises:
             ValueError: fewer examples than one batch.
@@ -87,9 +94,11 @@ class Split(ABC):
                 f"batch_size must be at most the {len(self)} examples of the {self.name} split, but got {batch_size}."
             )
         order = rng.permutation(len(self))
+        rank, size = shard
+        own = rng if size == 1 else rng.spawn(size)[rank]
         for start in range(0, len(self) - batch_size + 1, batch_size):
-            rows = order[start : start + batch_size]
-            yield self.inputs(rows, rng), self.targets(rows)
+            rows = order[start : start + batch_size][rank::size]
+            yield self.inputs(rows, own), self.targets(rows)
 
 
 def _check_batch_size(batch_size: int) -> None:

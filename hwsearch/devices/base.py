@@ -94,6 +94,8 @@ class Device(ABC):
     """What `measure` gives unless the spec asks for more, without the device's name."""
     formats: tuple[str, ...] = ()
     """Artifact formats that it opens, the preferred one first; none: it reads `Artifact.costs` alone."""
+    settings_hint: str = ""
+    """What has to be set before anything can be measured, where nothing works without settings."""
     exclusive: bool = True
     """Whether measuring needs the host's cores to itself, unless the spec says otherwise."""
 

@@ -65,6 +65,7 @@ class CommandDevice(Device):
     """
 
     formats = ("onnx",)
+    settings_hint = "any machine, once options say how: configs/devices/ssh.yaml, android.yaml, own_command.yaml"
     shipped: str | None = None
     """Name of the template where the spec gives none."""
 

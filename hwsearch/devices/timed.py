@@ -20,61 +20,62 @@ from hwsearch.results import Artifact, Measurement
 GROUP = 16
 """Artifacts timed in one set of rounds; more would all have to be open at once."""
 WITNESS = "witness"
-WITNESSED_RUNS = 4
-"""In how many runs a net is the witness."""
 
 
 class Stability:
-    """How much a net's ratio changes from one measuring run to the next, learnt from nets that are measured again.
+    """How much a net's ratio changes from one measuring run to the next, learnt from a net that is measured in each.
 
     Within a run, repeats share what the neighbours on the chip, the clock and the memory layout happen to be; an
-    interval from them alone is too narrow when runs are compared (on a busy host it held for half of all pairs). So one
-    candidate of a run, the witness, is timed again in the next runs, and then another one. No fixed net would do: how
-    far two ratios differ depends on how a net uses caches and memory, and a candidate does that as candidates do.
+    interval from them alone is too narrow when runs are compared (on a busy host it held for half of all pairs). So the
+    first net that a device measures, the witness, is opened and timed again in every later run. No fixed net would do,
+    nor one that stays open: how far two ratios differ depends on how a net uses caches and memory, and on where the
+    engine puts it when it is opened (3 % from one opening to the next in OpenVINO, benchmarks/measurement).
 
-    The variance is a weighted mean of a prior and of the squared deviations of the witnesses' log ratios, each from the
-    mean of its own net, less what the runs' own intervals explain (shrinkage with `PRIOR_RUNS` pseudo-observations).
+    The variance is a weighted mean of a prior and of the squared deviations of the witness's log ratios from their
+    mean, less what the runs' own intervals explain (shrinkage with `PRIOR_RUNS` pseudo-observations).
     """
 
     PRIOR_STD, PRIOR_RUNS = 0.025, 4.0
 
     def __init__(self) -> None:
-        self._witnesses: list[list[Timing]] = []
+        self._ratios: list[float] = []
+        self._variances: list[float] = []
+
+    def add(self, witness: Timing) -> None:
+        """Takes in the witness's timing of one run."""
+        self._ratios.append(math.log(witness.ratio))
+        self._variances.append((witness.ratio_std / witness.ratio) ** 2)
 
     @property
-    def runs(self) -> int:
-        """In how many runs the present witness was timed; 0 before there is one."""
-        return len(self._witnesses[-1]) if self._witnesses else 0
-
-    def begin(self, timing: Timing) -> None:
-        """Takes a candidate of this run as the next witness."""
-        self._witnesses.append([timing])
-
-    def add(self, timing: Timing) -> None:
-        """Takes in the present witness, timed again."""
-        self._witnesses[-1].append(timing)
+    def _runs(self) -> float:
+        """Degrees of freedom, the prior's included."""
+        return self.PRIOR_RUNS + max(0, len(self._ratios) - 1)
 
     @property
     def std(self) -> float:
         """Relative standard deviation from run to run."""
-        spread, explained, runs = 0.0, 0.0, 0
-        for timings in self._witnesses:
-            logs = np.log([t.ratio for t in timings])
-            spread += float(np.sum((logs - logs.mean()) ** 2))
-            explained += (len(timings) - 1) * float(np.mean([(t.ratio_std / t.ratio) ** 2 for t in timings]))
-            runs += len(timings) - 1
-        squares = self.PRIOR_RUNS * self.PRIOR_STD**2 + max(0.0, spread - explained)
-        return math.sqrt(squares / (self.PRIOR_RUNS + runs))
+        squares = self.PRIOR_RUNS * self.PRIOR_STD**2
+        if self._ratios:
+            spread = float(np.sum((np.array(self._ratios) - np.mean(self._ratios)) ** 2))
+            squares += max(0.0, spread - (len(self._ratios) - 1) * float(np.mean(self._variances)))
+        return math.sqrt(squares / self._runs)
+
+    @property
+    def half_width(self) -> float:
+        """Relative 95 % half-width from run to run: Student's quantile, because few runs tell little about `std`."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(self._runs, 0.975)) * self.std
 
 
 class TimedDevice(Device):
     """A device that runs artifacts in this process. A backend says how to open an artifact and a fixed net.
 
-    The reported half-width is sqrt(h^2 + (1.96 s)^2): h of the run's own interval, s of `Stability`.
+    The reported half-width is sqrt(h^2 + s^2): h of the run's own interval, s of `Stability`.
     """
 
     _reference: Call | None = None
-    _witness: Call | None = None
+    _witness: Artifact | None = None
     _stability: Stability | None = None
 
     @abstractmethod
@@ -152,20 +153,19 @@ class TimedDevice(Device):
             self._stability = Stability()
         calls = {str(i): self.open(artifact) for i, artifact in enumerate(artifacts)}
         if self._witness is not None:
-            calls[WITNESS] = self._witness
+            calls[WITNESS] = self.open(self._witness)
         result = time_interleaved(calls, self._reference, plan=self.plan())
         if self._witness is not None:
             self._stability.add(result.candidates[WITNESS])
-        if self.spec.protocol != "fast" and self._stability.runs % WITNESSED_RUNS == 0:
-            self._witness = calls["0"]
-            self._stability.begin(result.candidates["0"])
+        elif self.spec.protocol != "fast":
+            self._witness = artifacts[0]
+            self._stability.add(result.candidates["0"])
         return result
 
     def _latency(self, result: TimingResult, name: str, artifact: Artifact, reference_ms: float) -> Measurement:
         assert self._stability is not None
         timing = result.candidates[name]
-        between = self._stability.std
-        half_width = math.hypot(timing.ratio_half_width, 1.96 * between * timing.ratio) * reference_ms
+        half_width = math.hypot(timing.ratio_half_width, self._stability.half_width * timing.ratio) * reference_ms
         return Measurement(
             value=timing.ratio * reference_ms,
             std=half_width / 1.96,
@@ -177,7 +177,7 @@ class TimedDevice(Device):
                 "precision": artifact.precision,
                 "half_width_ms": half_width,
                 "within_half_width_ms": timing.ratio_half_width * reference_ms,
-                "between_runs_std": between,
+                "between_runs_std": self._stability.std,
                 "wall_ms": float(np.median(timing.wall_ms)),
                 "cpu_ms": float(np.median(timing.cpu_ms)),
                 "calls_per_sample": timing.calls,

@@ -17,6 +17,7 @@ class OnnxRuntimeWebDevice(CommandDevice):
         spec: options `modules`, `node`, `timeout_s`.
     """
 
+    settings_hint = ""
     shipped = "onnxruntime-web"
     package = "onnxruntime-web"
 
@@ -36,5 +37,6 @@ class OnnxRuntimeWebDevice(CommandDevice):
 class LiteRtJsDevice(OnnxRuntimeWebDevice):
     """Measures LiteRT files with LiteRT.js: one thread, batch 1. Experimental: the package is made for browsers."""
 
+    settings_hint = ""
     shipped = "litert-js"
     package = "@litertjs/core"

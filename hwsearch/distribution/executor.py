@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -25,7 +25,7 @@ from hwsearch.distribution.jobs import (
     one_line,
 )
 from hwsearch.errors import WorkerError
-from hwsearch.results import Evaluation
+from hwsearch.results import Evaluation, RunCounts
 
 MOVES = 20
 """How often a job is sent to another host because its host was lost, before that counts as an attempt."""
@@ -182,6 +182,9 @@ class Executor(ABC):
             self._replace(slot)
             results += self._finish(slot, WorkerDied(f"gave up after {limit:g} s"), replace_worker=False)
         return results
+
+    def report(self, counts: Callable[[], RunCounts]) -> None:  # noqa: B027 - most have nobody to tell
+        """Is told by the loop where the run stands, often; a cluster makes it known."""
 
     # -- policy --------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from hwsearch.distribution.jobs import (
     one_line,
 )
 from hwsearch.distribution.leftovers import end_leftovers, note_processes
+from hwsearch.distribution.metrics import RunMetrics
 from hwsearch.distribution.ray_cluster import HeadWatch, alive_nodes, check_devices, join
 from hwsearch.errors import UserError, WorkerError
+from hwsearch.results import RunCounts
 
 STARTING_S = 60.0
 """How long a worker counts as coming up; one that waits for room in a full cluster must not stop all timings."""
@@ -98,6 +100,7 @@ class RayExecutor(Executor):
         accuracy: what an accuracy worker needs.
         absent_s: how long nothing may be up for what waits before the run ends, to be continued.
         namespace, runtime_env: of a cluster, in Ray's words.
+        run: name under which a cluster shows the run's metrics.
 
     Raises:
         UserError: no cluster answers, more workers than it can hold, or no node has a device.
@@ -117,6 +120,7 @@ class RayExecutor(Executor):
         absent_s: float = 600.0,
         namespace: str | None = None,
         runtime_env: Mapping[str, Any] | None = None,
+        run: str = "",
     ) -> None:
         self._owns_ray = not ray.is_initialized()
         self._ledger = ledger if address is None and self._owns_ray else None
@@ -137,6 +141,7 @@ class RayExecutor(Executor):
         except UserError:
             self._leave()
             raise
+        self._metrics = RunMetrics(run) if self._elastic else None
         self._factory = ray.put(factory)
         self._weights = None if weights is None else ray.put(weights)
         self._refs: dict[Any, Slot] = {}
@@ -314,6 +319,12 @@ class RayExecutor(Executor):
 
     def _host_is_gone(self, slot: Slot) -> bool:
         return self._elastic and slot.host is not None and slot.host not in alive_nodes()
+
+    def report(self, counts: Callable[[], RunCounts]) -> None:
+        """Hands the run's numbers to the cluster's metrics."""
+        if self._metrics is not None:
+            n_busy = self.n_busy
+            self._metrics.look(counts, n_workers=len(self._resting) + n_busy, n_busy=n_busy)
 
     def close(self) -> None:
         """Ends the actors, and Ray if this executor started it."""

@@ -128,15 +128,19 @@ class Beliefs:
             self.posteriors[j] = Posterior(
                 maps(j), hyper, features[kept], values[kept, j], stds=stds[kept, j], pending=features[pending]
             )
+            posterior = self.posteriors[j]
+            if posterior.errors.any():
+                # A front of raw labels is one of lucky labels, which nothing seems to improve on.
+                noisy = posterior.errors > 0
+                values[kept[noisy], j] = posterior.warp.inverse(posterior.truth()[0][noisy])
             if len(pending):
-                posterior = self.posteriors[j]
                 values[pending, j] = posterior.warp.inverse(posterior.mean(features[pending]))
         self.ready = all(j in self.posteriors for j in learned)
         for c, (j, offset) in self.tied.items():
             values[:, c] = values[:, j] + offset
         self.population, self.values = rows, values
         self.known = np.isfinite(values[:, : self.m]).all(axis=1)
-        """Rows whose losses are labelled or, while they run, predicted."""
+        """Rows whose losses are labelled (known noise taken off) or, while they run, predicted."""
 
     def _tie(self, values: FloatArray) -> dict[int, tuple[int, float]]:
         """Returns limit column -> (objective column, offset) where violation = loss + offset on all known rows."""

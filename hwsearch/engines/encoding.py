@@ -64,6 +64,11 @@ class Encoding:
         whole[self._edges[part] : self._edges[part + 1]] = block
         return whole
 
+    @property
+    def n_features(self) -> int:
+        """Width of `features`."""
+        return int(self._edges[-1])
+
     def one_hot(self, population: Population) -> FloatArray:
         """Returns one column per gene and choice (n, d): 1 where the gene is active and holds the choice."""
         n = len(population)
@@ -82,6 +87,10 @@ class Encoding:
         """Returns the coarse blocks and the outside ones (n, k): what a design should spread over."""
         blocks = np.concatenate([*self.coarse_maps, *self.outside_maps], axis=1)
         return np.asarray(self.features(population) @ blocks)
+
+    def outside(self, population: Population) -> FloatArray:
+        """Returns the outside blocks (n, k)."""
+        return np.asarray(self.features(population) @ np.concatenate(self.outside_maps, axis=1))
 
     def _counts(self) -> FloatArray:
         blocks = [np.zeros((self.n_one_hot, 0))]

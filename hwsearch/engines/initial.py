@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsearch import pareto
 from hwsearch.engines.encoding import Encoding, roles
+from hwsearch.engines.evolve import evolve
 from search_spaces.space import Population, SearchSpace, not_in, unique_rows
 
 FloatArray = NDArray[np.float64]
@@ -70,3 +75,58 @@ def farthest_first(
         add(features[best])
         energy[best] = np.inf
     return pool[picked]
+
+
+def likely_members(
+    encoding: Encoding,
+    chosen: Population,
+    count: int,
+    *,
+    exact: Callable[[Population], FloatArray],
+    space: SearchSpace,
+    pool: Population | None,
+    rng: np.random.Generator,
+) -> Population:
+    """Returns up to `count` further rows (k, g) for a design, each on the front of a guess of what is not known yet.
+
+    With exact costs much can be said before the first label: whatever the losses to be learned are, a network that
+    pays for what brings little is on no front. For every row these losses are drawn from a prior (falling with the
+    costs, otherwise linear in the features with random weights); of the front of the draw and the exact losses, the
+    row is taken whose costs are farthest from those of the rows before it. Thompson sampling before any data.
+
+    Args:
+        encoding: with the logarithms of the exact losses in its outside blocks.
+        chosen: (n, g) rows of the design so far, not to be returned.
+        count: at most so many.
+        exact: rows -> losses (n, m), NaN where they must be learned; at least one column of each kind.
+        space: of the rows.
+        pool: all architectures of the space if these are few, else None.
+        rng: of all random choices.
+    """
+    rows = chosen
+    n_learned = int(np.isnan(exact(chosen)).any(axis=0).sum())
+    falling: FloatArray = sum((-m.sum(axis=1) for m in encoding.outside_maps), np.zeros(encoding.n_features))
+    for _ in range(count):
+        draws = [sum(m @ rng.standard_normal(m.shape[1]) for m in encoding.inside_maps) for _ in range(n_learned)]
+        guessed = partial(_guessed, encoding, exact, falling[:, None] + np.stack(draws, axis=1))
+        if pool is None:
+            start = np.concatenate([rows, spread_sample(space, 100, rng)])
+            found = evolve(space, guessed, rng=rng, n_candidates=1500, survive=100, offspring=300, start=start)
+            front = found.population[pareto.front(found.losses)]
+        else:
+            front = pool[pareto.front(guessed(pool))]
+        front = front[not_in(front, rows)]
+        if len(front):
+            gap = encoding.outside(front)[:, None] - encoding.outside(rows)  # (f, n, k)
+            energy = (1.0 / np.maximum((gap**2).sum(axis=2), 1e-9)).sum(axis=1)
+            rows = np.concatenate([rows, front[[int(np.argmin(energy))]]])
+    return rows[len(chosen) :]
+
+
+def _guessed(
+    encoding: Encoding, exact: Callable[[Population], FloatArray], weights: FloatArray, population: Population
+) -> FloatArray:
+    """Returns losses (n, m): exact ones, and in place of the others linear ones with weights (d, those)."""
+    losses = exact(population).copy()
+    losses[:, np.isnan(losses).any(axis=0)] = encoding.features(population) @ weights
+    return losses

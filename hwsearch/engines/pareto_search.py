@@ -15,7 +15,7 @@ from hwsearch.engines.batch import Acquisition, climb
 from hwsearch.engines.beliefs import MAX_ROWS, Beliefs, Candidates
 from hwsearch.engines.encoding import Columns, Encoding
 from hwsearch.engines.evolve import evolve
-from hwsearch.engines.initial import extremes, farthest_first, spread_sample
+from hwsearch.engines.initial import extremes, farthest_first, likely_members, spread_sample
 from hwsearch.engines.membership import membership
 from hwsearch.engines.surrogate import Hyper, fit
 from hwsearch.engines.warm_start import Source, check_sources, seeds, source_models
@@ -73,8 +73,9 @@ class ParetoSearch(SearchEngine):
         self.inner = inner
         self.margin = margin
         self.sources = check_sources(sources, space, n_objectives)
-        # Both may be dropped at any time: they hold functions of the history.
+        # May be dropped at any time: they hold functions of the arguments and the history.
         self._hypers: dict[str, Hyper] = {}
+        self._design = np.zeros((0, space.n_genes), dtype=np.uint8)
         self._last: tuple[str, Population, Outlook] | None = None
 
     def propose(self, history: History, count: int) -> Population:
@@ -128,18 +129,24 @@ class ParetoSearch(SearchEngine):
     def _compute(self, history: History, count: int) -> tuple[Population, Outlook]:
         rng = self.rng(history)
         outlook = Outlook(np.nan, np.nan, np.nan)
-        start = self._start(max(self.initial, min(len(history) + count, 4 * self.initial)))
-        start = start[not_in(start, history.genotypes)]
-        chosen = start[: min(count, max(0, self.initial - len(history)))]
+        start = self._unseen_start(history, max(0, min(count, self.initial - len(history))))
+        chosen = start
         if len(chosen) < count:
             beliefs = self._beliefs(history, chosen)
             if beliefs.ready and beliefs.known.any():
                 more, outlook = self._informed(beliefs, history, chosen, count - len(chosen), rng)
             else:
-                more = start[len(chosen) : count]
+                more = self._unseen_start(history, count)[len(chosen) :]
             chosen = np.concatenate([chosen, more])
         seen = np.concatenate([history.genotypes, chosen])
         return np.concatenate([chosen, fresh_samples(self.space, seen, count - len(chosen), rng)]), outlook
+
+    def _unseen_start(self, history: History, count: int) -> Population:
+        """Returns up to `count` rows of the start that are not in the history, those within the first 4 `initial`."""
+        if count == 0:
+            return history.genotypes[:0]
+        start = self._start(max(self.initial, min(len(history) + count, 4 * self.initial)))
+        return start[not_in(start, history.genotypes)][:count]
 
     # -- fixed for a run -----------------------------------------------------------------------------
 
@@ -206,6 +213,11 @@ class ParetoSearch(SearchEngine):
         """Returns the first `count` architectures of a run, or as many as there are; shorter starts are prefixes."""
         if self.space.size() <= count:
             return self.space.enumerate()
+        if len(self._design) < count:
+            self._design = self._designed(max(count, min(count + 16, 4 * self.initial)))
+        return self._design[:count]
+
+    def _designed(self, count: int) -> Population:
         rng = np.random.default_rng([self.seed, 1])
         pool = unique_rows(np.concatenate([self._spread, self.space.sample(500, rng)]))
         costs = self._costs(self._all if self._all is not None else pool)
@@ -214,7 +226,20 @@ class ParetoSearch(SearchEngine):
         first = unique_rows(np.concatenate([warm, first]))
         # Fewer candidates than there are make designs of different seeds differ.
         pool = rng.permutation(pool)[:1000]
-        return np.concatenate([first, farthest_first(self.encoding, first, pool, count)])[:count]
+        if not 0 < costs.shape[1] < self.n_objectives:
+            return np.concatenate([first, farthest_first(self.encoding, first, pool, count)])[:count]
+        # Evaluations that must start before labels arrive, beyond those that tell the choices apart.
+        design = np.concatenate([first, farthest_first(self.encoding, first, pool, self.initial)])[: self.initial]
+        more = likely_members(
+            self.encoding,
+            design,
+            count - len(design),
+            exact=lambda rows: self._exact_losses(rows)[:, : self.n_objectives],
+            space=self.space,
+            pool=self._all,
+            rng=rng,
+        )
+        return np.concatenate([design, more])[:count]
 
     # -- each call -----------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from hwsearch import pareto
 from hwsearch.objectives import Objective
-from hwsearch.report.html.series import Box, checkpoints, growth
+from hwsearch.pareto import Box
+from hwsearch.report.html.series import checkpoints, growth
 from hwsearch.report.statistics import ALPHA, Quartiles, effect, holm, sentence
 
 FloatArray = NDArray[np.float64]

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hwsearch.report.figures import label
+from hwsearch.report.figures import axis_label
 
 FORMS = (".svg", ".png", ".html")
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 24px auto; padding: 0 16px; }
@@ -63,7 +63,7 @@ def _fronts(axis: Any, content: Mapping[str, Any]) -> None:
                 sorted(joined), [joined[x] for x in sorted(joined)], "o" + form, ms=3, lw=0.8, c=f"C{i}", alpha=0.5,
                 label=group["label"] if j == 0 else None,
             )  # fmt: skip
-    axis.set(xlabel=label(across), ylabel=label(up), title="fronts, as searched")
+    axis.set(xlabel=axis_label(across), ylabel=axis_label(up), title="fronts, as searched")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
 

@@ -50,7 +50,7 @@ def _file(name: str) -> str:
     return name.replace("@", "-").replace("/", "-")
 
 
-def label(objective: Mapping[str, Any]) -> str:
+def axis_label(objective: Mapping[str, Any]) -> str:
     """Returns name and unit of an objective, for an axis."""
     return f"{objective['name']} [{objective['unit']}]" if objective["unit"] else str(objective["name"])
 
@@ -76,7 +76,7 @@ def _front(axis: Any, content: Mapping[str, Any], x: Mapping[str, Any], y: Mappi
                 lw=1,
                 label=kind,
             )
-    axis.set(xlabel=label(x), ylabel=label(y))
+    axis.set(xlabel=axis_label(x), ylabel=axis_label(y))
     axis.grid(alpha=0.3)
     axis.legend()
 
@@ -106,7 +106,7 @@ def _predictor(axis: Any, predictor: Mapping[str, Any]) -> None:
     axis.errorbar(held["value"], held["mean"], yerr=held["std"], fmt="o", ms=3, lw=0.5, alpha=0.6)
     ends = [min(held["value"]), max(held["value"])]
     axis.plot(ends, ends, "--", c="0.4")
-    axis.set(xlabel=f"measured {label(predictor)}", ylabel="predicted, held out")
+    axis.set(xlabel=f"measured {axis_label(predictor)}", ylabel="predicted, held out")
     axis.grid(alpha=0.3)
 
 

@@ -19,6 +19,14 @@ def number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
+def size(n_bytes: float) -> str:
+    """Returns a number of bytes with the unit that suits it: 0 bytes, 12 kB, 3.4 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
 def front_table(content: Mapping[str, Any]) -> Table:
     """Returns the table of a validated front (the content of `front.json`)."""
     objectives = content["objectives"]
@@ -92,7 +100,7 @@ def _batch(timed: Mapping[str, Any]) -> str:
 
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> Table:
     """Returns a table of plain rows."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -14,7 +14,7 @@ from hwsearch.errors import UserError
 from hwsearch.objectives import COST_METRICS, Direction, Objective
 from hwsearch.runfolder import RunFolder
 from hwsearch.service.catalog import Catalog, Entry, Trials
-from hwsearch.study import Study, open_storage
+from hwsearch.study import Study, readable_storage
 from predictors.base import Sources
 from predictors.files import load as load_predictor
 from predictors.files import read_card
@@ -191,7 +191,7 @@ def _trials(plan: RunPlan, folder: RunFolder) -> Trials:
         limits=plan.limits,
         devices=plan.measured,
         admitted=plan.admitted,
-        storage=open_storage(plan.config.storage, folder.journal),
+        storage=readable_storage(plan.config.storage, folder.journal),
         read_only=True,
     )
     found = [t for t in study.trials if t.metrics and t.error is None]

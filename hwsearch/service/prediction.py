@@ -13,6 +13,11 @@ from hwsearch.service.catalog import Catalog, Entry, RequestError, TooLargeError
 from predictors.base import FloatArray, Predictor
 from search_spaces.space import Population, SearchSpace
 
+ABSENT = 255
+"""Larger than any choice index: a gene that an architecture does not give."""
+NOTHING = object()
+"""What JSON cannot hold."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -78,36 +83,41 @@ def _rows(space: SearchSpace, items: Sequence[Sequence[Any]]) -> Population:
 
 
 def _mappings(space: SearchSpace, items: Sequence[Mapping[str, Any]]) -> Population:
-    # One dictionary per gene makes this a look-up per value; True and 1 are equal as keys, so booleans are told apart.
-    tables = {
-        gene.name: (column, {choice: i for i, choice in enumerate(gene.choices)}, isinstance(gene.choices[0], bool))
-        for column, gene in enumerate(space.genes)
-    }
-    rows = np.zeros((len(items), space.n_genes), dtype=np.uint8)
-    given = np.zeros((len(items), space.n_genes), dtype=np.bool_)
-    for i, item in enumerate(items):
-        columns, choices = [], []
-        for name, value in item.items():
-            try:
-                column, table, boolean = tables[name]
-                choice = table[value]
-                if isinstance(value, bool) is not boolean:
-                    raise KeyError(value)
-            except (KeyError, TypeError):
-                _explain(space, i, name, value)
-                raise  # not reached: the explanation raises
-            columns.append(column)
-            choices.append(choice)
-        rows[i, columns] = choices
-        given[i, columns] = True
-    canonical = space.canonical(rows)
-    missing = space.active(canonical) & ~given
+    rows = np.full((len(items), space.n_genes), ABSENT, dtype=np.uint8)
+    try:
+        for column, gene in enumerate(space.genes):  # gene by gene: every loop over architectures is one of C's
+            place: dict[Any, int] = {choice: i for i, choice in enumerate(gene.choices)}
+            values = [item.get(gene.name, NOTHING) for item in items]
+            given = [value is not NOTHING for value in values]
+            if not all(given):
+                values = [value for value in values if value is not NOTHING]
+            # True and 1 are equal as keys, so booleans are told apart.
+            if not {isinstance(gene.choices[0], bool)}.issuperset(kind is bool for kind in set(map(type, values))):
+                raise KeyError(gene.name)
+            rows[given, column] = list(map(place.__getitem__, values))
+    except (KeyError, TypeError):
+        _explain_first(space, items)
+        raise  # not reached: the explanation raises
+    given_genes = rows != ABSENT
+    if (given_genes.sum(axis=1) != np.fromiter(map(len, items), dtype=np.intp, count=len(items))).any():
+        _explain_first(space, items)  # something is there that is no gene
+    canonical = space.canonical(np.where(given_genes, rows, np.uint8(0)))
+    missing = space.active(canonical) & ~given_genes
     if missing.any():
         i, g = (int(x) for x in np.argwhere(missing)[0])
         raise RequestError(
             f"architectures[{i}]: an architecture must give every active gene, but {space.genes[g].name!r} is missing."
         )
     return canonical
+
+
+def _explain_first(space: SearchSpace, items: Sequence[Mapping[str, Any]]) -> None:
+    """Raises what is wrong with the first gene, in the order of the request, that is none or holds no choice."""
+    for i, item in enumerate(items):
+        for name, value in item.items():
+            choices = space.genes[space.index[name]].choices if name in space.index else ()
+            if not any(isinstance(value, bool) is isinstance(c, bool) and value == c for c in choices):
+                _explain(space, i, name, value)
 
 
 def _explain(space: SearchSpace, i: int, name: str, value: Any) -> None:

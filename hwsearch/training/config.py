@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,9 @@ class TrainingConfig(BaseModel):
         accumulate: parts into which a batch is cut; gradients are averaged, memory is saved.
         ema: decay per step of an average of the weights that replaces them at the end; None for none.
         precision: `bf16` runs the forward pass in mixed precision.
+        aggregation: of the gradients of several workers: `mean`, or what a faulty minority cannot spoil: `median` (of
+            every coordinate), `trimmed_mean`, `flag` (the mean within the subspace on which they agree).
+        n_faulty: how many workers may be wrong; `trimmed_mean` drops so many values at either end.
         seed: of batches, subnets and augmentation.
     """
 
@@ -61,4 +64,11 @@ class TrainingConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    aggregation: Literal["mean", "median", "trimmed_mean", "flag"] = "mean"
+    n_faulty: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what decides the weights, as plain data: what no worker reads is left out."""
+        alone = {"aggregation", "n_faulty"} if self.aggregation == "mean" else set[str]()
+        return self.model_dump(mode="json", exclude=alone)

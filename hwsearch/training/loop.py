@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hwsearch.data.dataset import Split
 from hwsearch.training.checkpoint import CheckpointError, TrainingState, load_state, save_state, split_tensors
 from hwsearch.training.config import TrainingConfig
+from hwsearch.training.group import Group
 from hwsearch.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from hwsearch.training.progress import Progress, ProgressCallback
 from hwsearch.training.recipes.base import Recipe, Session, check_combination
@@ -63,6 +64,7 @@ def fit(
     progress: ProgressCallback | None = None,
     before_epoch: EpochHook | None = None,
     device: str = "cpu",
+    group: Group | None = None,
 ) -> TrainingResult:
     """Trains `model` in place and leaves it in eval mode; with a checkpoint, goes on where an earlier call stopped.
 
@@ -81,6 +83,7 @@ def fit(
         progress: called after every step.
         before_epoch: called with the epoch (from 0) and the optimizer, before the epoch's first step.
         device: where the model is and batches go.
+        group: processes that share every batch; rank 0 writes the checkpoint, and all read it.
 
     Raises:
         CheckpointError: the checkpoint is broken or of another training.
@@ -94,9 +97,10 @@ def fit(
             f"but got {config.batch_size}."
         )
     check_combination(recipes)
+    group = group or Group()
     # oneDNN's backward convolutions are 2-3 times faster in this layout; slices of the weights keep it.
     set_layout(model, torch.channels_last)
-    run = _Run(model, config, make_optimizer(model, config), tuple(recipes), steps_per_epoch * config.epochs)
+    run = _Run(model, config, make_optimizer(model, config), tuple(recipes), steps_per_epoch * config.epochs, group)
     try:
         for recipe in recipes:
             recipe.start(Session(model, run.optimizer, run.n_steps, config.seed, targets or {}))
@@ -108,14 +112,19 @@ def fit(
         while not state.finished:
             with torch.random.fork_rng(devices=[]):
                 # Layers that draw their own random numbers (dropout) follow the epoch's stream as well.
-                torch.manual_seed(int(np.random.default_rng([config.seed, state.epoch, 1]).integers(2**62)))
+                stream = [config.seed, state.epoch, 1, *([group.rank] if group.rank else [])]
+                torch.manual_seed(int(np.random.default_rng(stream).integers(2**62)))
                 if before_epoch is not None:
                     before_epoch(state.epoch, run.optimizer)
                 losses: list[float] = []
                 for inputs, classes in split.shuffled(
-                    config.batch_size, np.random.default_rng([config.seed, state.epoch])
+                    config.batch_size,
+                    np.random.default_rng([config.seed, state.epoch]),
+                    shard=(group.rank, group.size),
                 ):
                     elapsed = spent_before + time.perf_counter() - started
+                    if config.seconds is not None:
+                        elapsed = group.agree(elapsed)  # the learning rate follows it, and the end
                     if config.seconds is not None and elapsed >= config.seconds:
                         state = replace(state, finished=True)
                         break
@@ -136,8 +145,9 @@ def fit(
             )
             if state.finished:
                 run.finish()
-            if checkpoint is not None:
+            if checkpoint is not None and group.rank == 0:
                 save_state(checkpoint, replace(state, tensors=run.tensors(finished=state.finished)))
+                group.saved(checkpoint)
     finally:
         for recipe in recipes:
             recipe.stop()
@@ -156,9 +166,10 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         recipes: tuple[Recipe, ...],
         n_steps: int,
+        group: Group,
     ) -> None:
         self.model, self.config, self.optimizer = model, config, optimizer
-        self.recipes, self.n_steps = recipes, n_steps
+        self.recipes, self.n_steps, self.group = recipes, n_steps, group
         self.warmup = min(config.warmup_epochs / config.epochs, 0.9)
         self.average: dict[str, Tensor] = {}
 
@@ -179,15 +190,16 @@ class _Run:
         loss = 0.0
         for x, y in zip(inputs.tensor_split(parts), classes.tensor_split(parts), strict=True):
             loss += learner.learn(x, y, step) / parts
+        if parts > 1:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(parts)
+        loss = self.group.combine(self.model, loss)
         if not np.isfinite(loss):
             raise ValueError(
                 f"the training loss must stay finite, but is {loss} at step {step + 1}: "
                 "lower training.learning_rate or set training.clip_norm."
             )
-        if parts > 1:
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.div_(parts)
         for recipe in self.recipes:
             recipe.on_gradients(step)
         if self.config.clip_norm is not None:

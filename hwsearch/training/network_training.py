@@ -129,7 +129,7 @@ def network_digest(
         "data": dataset.train.digest,
         "preprocessing": dict(dataset.preprocessing),
         "augmentation": repr(dataset.train.augmentation),
-        "training": config.model_dump(mode="json"),
+        "training": config.identity(),
         "recipes": [[recipe.name, vars(recipe)] for recipe in recipes],
         "distillations": [repr(term) for term in distillations],
         "keep_dense": sorted(keep_dense),

@@ -11,6 +11,7 @@ import torch
 from hwsearch.data.dataset import Dataset
 from hwsearch.training.checkpoint import CheckpointError, load_state, split_tensors
 from hwsearch.training.config import TrainingConfig
+from hwsearch.training.group import Group
 from hwsearch.training.loop import Learner, TrainingResult, fit
 from hwsearch.training.optimizer import permute_optimizer
 from hwsearch.training.progress import ProgressCallback
@@ -39,7 +40,7 @@ def training_digest(supernet: Supernet, dataset: Dataset, config: TrainingConfig
         "data": {name: value for name, value in dataset.digests().items() if name == "train"},
         "preprocessing": dict(dataset.preprocessing),
         "augmentation": repr(dataset.train.augmentation),
-        "training": config.model_dump(mode="json"),
+        "training": config.identity(),
     }
     digest.update(json.dumps(table, sort_keys=True, default=str).encode())
     return digest.hexdigest()
@@ -54,6 +55,7 @@ def train(
     progress: ProgressCallback | None = None,
     ranking: Ranking | None = None,
     device: str = "cpu",
+    group: Group | None = None,
 ) -> TrainingResult:
     """Trains the super-network in place by the schedule of its configuration; only the train split is read.
 
@@ -68,6 +70,8 @@ def train(
         progress: called after every step.
         ranking: predicted quality of rows, for the attentive schedule.
         device: `cpu`, `cuda`; the super-network is moved there and back.
+        group: processes that share every batch, each of which calls this with the same super-network. Each normalises
+            by the statistics of its own part of a batch.
 
     Raises:
         CheckpointError, ValueError: as for `fit`.
@@ -101,6 +105,7 @@ def train(
             progress=progress,
             before_epoch=reorder,
             device=device,
+            group=group,
         )
     finally:
         supernet.to("cpu").eval()

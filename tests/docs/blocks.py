@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 LANGUAGES = {"bash", "python", "yaml", "text", "json"}
 FENCE = re.compile(r"(?P<indent> *)```(?P<language>\w*)\s*$")
-MARK = re.compile(r" *<!-- (?P<what>not run|slow|yaml)(?: (?P<which>[^:>]+?))?(?:: (?P<reason>.+?))? -->$")
+MARK = re.compile(r" *<!-- (?P<what>not run|slow|yaml)(?: (?P<which>(?:(?!: ).)+?))?(?:: (?P<reason>.+?))? -->$")
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def _marks(above: list[str]) -> tuple[Mark, ...]:
     for line in reversed(above):
         mark = MARK.match(line)
         if mark is None and line.strip():
+            if re.match(r" *<!-- (not run|slow|yaml)\b", line):
+                raise ValueError(f"a mark must be of the form in {Path(__file__).name}, but got {line!r}.")
             break
         if mark is not None:
             which = tuple(word.strip() for word in (mark["which"] or "").split(",") if word.strip())

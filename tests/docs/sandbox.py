@@ -29,7 +29,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "verify": ("--nets", "1", "--seeds", "1", "--epochs", "1"),
     "fit": ("--no-curve",),
     "measure-for-predictor": ("--budget", "3", "--model", "ridge"),
-    "benchmark-engines": ("--seeds", "2", "--trials", "12"),
+    "benchmark-engines": ("--seeds", "2", "--trials", "5"),
 }
 """What is added to a command so that it ends soon; of an option that is given twice, the last counts."""
 
@@ -48,10 +48,11 @@ class Sandbox:
         # The same names of the run, its device and metrics as configs/quickstart.yaml, which needs minutes.
         tiny = digits(name="quickstart", devices={"cpu": {"runtime": "simulated"}}, training={"epochs": 2})
         (folder / "configs" / "quickstart.yaml").write_text(yaml.safe_dump(tiny, sort_keys=False))
-        self.hwsearch("run", "configs/quickstart.yaml")
+        assert self.hwsearch("run", "configs/quickstart.yaml") == 0
         net = folder / "runs/quickstart/models" / self.key("quickstart")
         for name in ("model.onnx", "model.py", "model.safetensors"):
             shutil.copy(net / name, folder / name)
+        shutil.copytree(net, folder / "net" / net.name)
         shutil.copytree(folder / "runs/quickstart", folder / "runs/random")
         for name in ("board.yaml", "phone.yaml"):
             shutil.copy(folder / "configs/devices/onnxruntime.yaml", folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 import pytest
@@ -44,6 +45,19 @@ def test_a_command_is_one_that_exists(command: Command) -> None:
     if words[0] == "make":
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words[1:]) <= set(targets), words
+
+
+def _examples(command: Any) -> list[str]:
+    inner = [e for c in getattr(command, "commands", {}).values() for e in _examples(c)]
+    own = (command.help or "").partition("Example: ")[2]
+    return [*inner, *([" ".join(own.split())] if own else [])]
+
+
+@pytest.mark.parametrize("example", _examples(ALL))
+def test_the_example_in_a_help_text_is_one_that_exists(example: str) -> None:
+    program, *words = shlex.split(example)
+    assert program == "hwsearch"
+    parsed(words)
 
 
 def _run(command: Command, sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +111,8 @@ def test_blocks_and_commands_are_found() -> None:
     assert [c.how for c in found] == ["not run", "run", "run"]
     with pytest.raises(ValueError, match="a block must be one of"):
         blocks_of("```\nx\n```", "p.md")
+    with pytest.raises(ValueError, match=r"a mark must be of the form in blocks\.py"):
+        blocks_of("<!-- slow fit -> x\n```bash\nx\n```", "p.md")
     with pytest.raises(ValueError, match="the block must end"):
         blocks_of("```bash\nx", "p.md")
     with pytest.raises(Exception, match="No such option"):

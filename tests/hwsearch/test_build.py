@@ -108,6 +108,21 @@ def test_names_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         ("training.epochs=0", "training.epochs must be at least 1, but got 0."),
         ("training.optimizer=adam", "training.optimizer must be 'adamw' or 'sgd', but got 'adam' (nearest: 'adamw')."),
         ("training.batch_size=5000", "training.batch_size must be at most the 1079 examples of the train split"),
+        (
+            "executor={kind: ray, training: {workers: 7}}",
+            "training.batch_size must be a multiple of executor.training.workers = 7, but got",
+        ),
+        (
+            "training.aggregation=flag",
+            "executor.training.workers must be at least 3 for training.aggregation: flag, but got 1.",
+        ),
+        ("training.aggregation=best", "training.aggregation must be"),
+        ("training.n_faulty=0", "training.n_faulty must be at least 1, but got 0."),
+        ("executor.training.workers=0", "executor.training.workers must be at least 1, but got 0."),
+        (
+            "executor={kind: serial, training: {workers: 2}}",
+            "executor.kind must be ray where executor.training.workers is given, but got 'serial'.",
+        ),
         ("training=", "training (or supernet.weights) must be given when an objective needs a trained network."),
         ("objectives.0=accurcy", "but got 'accurcy' (nearest: 'accuracy')."),
         ("objectives.1=latency_ms", "objectives.1: latency_ms must name its device, as in latency_ms@cpu."),
@@ -274,6 +289,24 @@ def test_factory_makes_workers_from_plain_data() -> None:
     assert artifacts["cpu"].format == "onnx"
     (result,) = factory.lane("cpu").measure(MeasureJob("cpu", (0,), (artifacts["cpu"],)))
     assert result["latency_ms"].value > 0
+
+
+def test_workers_write_nothing_through_the_shared_weights() -> None:
+    from hwsearch.distribution.jobs import EvaluateJob
+
+    stage = {"width": [8, 16], "depth": [1, 2], "kernel": [3, 5], "expand": [1, 2]}
+    params = {"stem": 8, "head": 16, "stages": [stage]}  # with BatchNorm, whose statistics are made anew
+    raw = digits(supernet={"family": "mobilenet", "params": params}, data={"name": "digits", "size": 8})
+    made = build.load_raw(raw, source="c")
+    supernet = made.supernet()
+    arrays = supernet.to_arrays()
+    before = {name: array.tobytes() for name, array in arrays.items()}
+    worker = Factory(made.config.to_dict()).accuracy(arrays)
+    for i, arch in enumerate((made.space.largest(), made.space.smallest())):
+        evaluation, artifacts = worker.evaluate(EvaluateJob(i, made.space.row(arch), split="holdout"))
+        assert evaluation.error is None
+        assert "weights" in artifacts
+    assert {name: array.tobytes() for name, array in arrays.items()} == before
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

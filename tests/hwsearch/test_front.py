@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hwsearch.commands.query import front
+from hwsearch.commands.run import run
 from hwsearch.errors import RunFolderError, UserError
-from hwsearch.front import Member, _flag, choose, load_front, save_front, spread
+from hwsearch.front import Member, _flag, choose, load_front, robust_of, save_front, spread
 from hwsearch.objectives import Objective
 from hwsearch.runfolder import RunFolder
+from tests.hwsearch.runs import Silent, costs_only, write
 
 ACCURACY = Objective("accuracy", direction="maximize")
 LATENCY = Objective("latency_ms", "cpu")
@@ -101,3 +105,52 @@ def test_choose_takes_the_best_that_keeps_the_limits() -> None:
         choose(members, LATENCY, [Objective("latency_ms", "cpu", limit=0.5)])
     with pytest.raises(UserError, match=r"the metric must be one of \['accuracy', 'latency_ms@cpu'\], but got 'macs'"):
         choose(members, Objective("macs"), [])
+
+
+PHONE = Objective("latency_ms", "phone")
+
+
+def on_both(index: int, accuracy: float, cpu: float, phone: float | None, **changes: Any) -> Member:
+    made = member(index, accuracy, cpu, **changes)
+    return replace(made, validated={**made.validated, **({} if phone is None else {PHONE.name: phone})})
+
+
+def test_the_robust_front_does_on_every_device() -> None:
+    limits = (Objective("latency_ms", "cpu", limit=4.0), Objective("latency_ms", "phone", limit=9.0))
+    members = [
+        on_both(0, 0.9, 3.0, 8.0),
+        on_both(1, 0.95, 3.0, 12.0),  # too slow on the phone
+        on_both(2, 0.95, 5.0, 8.0),  # too slow on the cpu
+        on_both(3, 0.99, 1.0, None),  # the phone never measured it
+        on_both(4, 0.8, 3.5, 8.5),  # 0 beats it
+        on_both(5, 0.8, 2.0, 8.5),
+        on_both(6, 0.99, 1.0, 1.0, error="ill"),
+    ]
+    assert robust_of(members, (ACCURACY, LATENCY, PHONE), limits) == ["k0", "k5"]
+    # Without limits, what was measured everywhere and is beaten by nobody: not only the best of one device.
+    assert robust_of(members, (ACCURACY, LATENCY, PHONE), ()) == ["k0", "k1", "k2", "k5"]
+    assert robust_of([], (ACCURACY,), limits) == []
+
+
+def test_a_run_with_a_larger_budget_and_one_more_device_has_a_robust_front(tmp_path: Path) -> None:
+    devices = {"a": {"runtime": "simulated"}}
+    raw = costs_only(
+        objectives=["macs", "latency_ms@a"], devices=devices, limits=[{"metric": "latency_ms@a", "max": 1e9}]
+    )
+    raw["search"] = {"engine": "random", "trials": 10}
+    first = run(write(tmp_path, raw), run_dir=tmp_path / "run", observer=Silent())
+    assert first.front["robust"] == first.front["fronts"]["a"]
+    raw["devices"] = {**devices, "b": {"runtime": "simulated"}}
+    raw["objectives"] = ["macs", "latency_ms@a", "latency_ms@b"]
+    raw["search"]["trials"] = 16
+    outcome = run(write(tmp_path, raw), run_dir=tmp_path / "run", observer=Silent())
+    assert outcome.n_trials == 16
+    assert all({"latency_ms@a", "latency_ms@b"} <= set(m.validated) for m in outcome.members)
+    keys = outcome.front["robust"]
+    assert keys
+    assert set(keys) == {m.key for m in outcome.members if not m.behind}
+    shown = front(tmp_path / "run", robust=True)
+    assert {m["key"] for m in shown["members"]} == set(keys)
+    assert len(shown["objectives"]) == 3
+    with pytest.raises(UserError, match=r"--robust must be given without --device"):
+        front(tmp_path / "run", device="a", robust=True)

@@ -11,9 +11,10 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from hwsearch.errors import RunFolderError, UserError
+from hwsearch.journal import repair_journal
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, Measurement, State
-from hwsearch.study import Study, open_storage, repair_journal
+from hwsearch.study import Study, open_storage
 from search_spaces.genes import Condition, Gene
 from search_spaces.space import SearchSpace
 

@@ -43,11 +43,11 @@ def test_one_hot_by_hand() -> None:
 
 def test_ordinal_by_hand() -> None:
     (block,) = ordinal_blocks(small())
-    assert block.columns == ("depth", "kind", "kernel", "fixed", "kernel active")
+    assert block.columns == ("depth", "kind", "kernel", "kernel active")
     rows = np.array([[0, 1, 0, 0], [1, 0, 1, 0]], dtype=np.uint8)
-    assert block.matrix(Reading(small(), rows)).tolist() == [[0, 0.5, 0, 1, 0], [1, 0, 0.5, 1, 1]]
+    assert block.matrix(Reading(small(), rows)).tolist() == [[0, 0.5, 0, 0], [1, 0, 0.5, 1]]
     parts = gene_blocks(small())
-    assert [b.columns for b in parts] == [("depth",), ("kind",), ("kernel", "kernel active"), ("fixed",)]
+    assert [b.columns for b in parts] == [("depth",), ("kind",), ("kernel", "kernel active")]
     assert parts[2].matrix(Reading(small(), rows)).tolist() == [[0, 0], [0.5, 1]]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from predictors import gp_answers
 from predictors.gp import BlockGP, Weights
 
 
@@ -30,7 +31,8 @@ def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 1 + linear + 0.4 * (1 + r + r**2 / 3) * np.exp(-r)
 
 
-def test_posterior_by_the_book(data) -> None:
+def test_posterior_by_the_book(data, monkeypatch) -> None:
+    monkeypatch.setattr(gp_answers, "PIECE", 3)
     x, y = data
     gp = BlockGP((3, 4)).fit(x[:30], y[:30], weights=WEIGHTS)
     a, b = x[:30] - x[:30].mean(axis=0), x[30:] - x[:30].mean(axis=0)
@@ -38,7 +40,7 @@ def test_posterior_by_the_book(data) -> None:
     inverse = np.linalg.inv(kernel(a, a) + 0.05 * np.eye(30))
     mean = level + spread * kernel(b, a) @ inverse @ ((y[:30] - level) / spread)
     cov = spread**2 * (kernel(b, b) - kernel(b, a) @ inverse @ kernel(a, b))
-    got_mean, got_std = gp.predict(x[30:], chunk=3)
+    got_mean, got_std = gp.predict(x[30:])
     np.testing.assert_allclose(got_mean, mean, rtol=1e-6)
     np.testing.assert_allclose(got_std, np.sqrt(np.diag(cov)), rtol=1e-5)
     noisy = gp.predict(x[30:], noise=True)[1]

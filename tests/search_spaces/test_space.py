@@ -264,6 +264,19 @@ def test_unique_rows_keep_first_appearance_and_not_in_finds_the_rest() -> None:
     assert row_keys(rows)[0] == row_keys(rows)[2]
 
 
+@pytest.mark.parametrize("projection", [None, np.ones(6), np.zeros(6)])
+def test_not_in_compares_rows_and_not_only_their_projection(
+    monkeypatch: pytest.MonkeyPatch, projection: np.ndarray | None
+) -> None:
+    if projection is not None:  # everything collides
+        monkeypatch.setattr(space_module, "_projection", lambda n_genes: projection)
+    rng = np.random.default_rng(4)
+    seen, rows = (rng.integers(0, 3, (n, 6), dtype=np.uint8) for n in (300, 200))
+    known = {tuple(row) for row in seen.tolist()}
+    assert not_in(rows, seen).tolist() == [tuple(row) not in known for row in rows.tolist()]
+    assert not_in(rows[:1], seen).tolist() == [tuple(rows[0].tolist()) not in known]
+
+
 # ---- messages -------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from hwsearch.objectives import Objective
-from hwsearch.report.html.series import Box, band, checkpoints, effects, growth, random_searches
+from hwsearch.pareto import Box
+from hwsearch.report.html.series import band, checkpoints, effects, growth, random_searches
 from hwsearch.results import State
 from hwsearch.study import Study, Trial
 from search_spaces.layers import WEIGHTED, Size

@@ -70,12 +70,12 @@ function axes(plot, width, height, { x, y, left = 56, name }) {
   plot.append(svg);
   return { svg, sx, sy, box };
 }
-function cloud(plot, area, width, height, xs, ys, radius) {
+function cloud(plot, area, width, height, xs, ys, radius, ink = "--trial") {
   const ratio = devicePixelRatio || 1, canvas = make("canvas", { width: width * ratio, height: height * ratio, "aria-hidden": "true" });
   canvas.style.cssText = `left:0;top:0;width:${width}px;height:${height}px`;
   plot.prepend(canvas);
   const pen = canvas.getContext("2d"), px = new Float32Array(xs.length), py = new Float32Array(xs.length);
-  pen.scale(ratio, ratio); pen.fillStyle = colour("--trial"); pen.globalAlpha = xs.length > 2000 ? 0.35 : 0.6;
+  pen.scale(ratio, ratio); pen.fillStyle = colour(ink); pen.globalAlpha = xs.length > 2000 ? 0.35 : 0.6;
   for (let i = 0; i < xs.length; i++) {
     px[i] = xs[i] === null || ys[i] === null ? NaN : area.sx(xs[i]); py[i] = px[i] === px[i] ? area.sy(ys[i]) : NaN;
     if (px[i] !== px[i]) continue;
@@ -84,8 +84,6 @@ function cloud(plot, area, width, height, xs, ys, radius) {
   }
   return { px, py };
 }
-const dots = (area, xs, ys) => xs.forEach((x, i) => x !== null && ys[i] !== null &&
-  area.svg.append(make("circle", { class: "dot", cx: area.sx(x), cy: area.sy(ys[i]), r: xs.length > 1000 ? 1.5 : 3 })));
 const path = (area, xs, ys) => xs.map((x, i) => `${i ? "L" : "M"}${area.sx(x).toFixed(1)} ${area.sy(ys[i]).toFixed(1)}`).join("");
 
 // ---- the front of a device: all trials, hover, choose -------------------------------------------------------
@@ -107,7 +105,7 @@ function front(device) {
   const y0 = names[0] === measured && names.length > 1 ? names[1] : names[0];
   const x = pick("Horizontal axis", own, measured && measured !== y0 ? measured : names.find(n => n !== y0) || y0);
   const y = pick("Vertical axis", own, y0);
-  const controls = make("div", { class: "controls" }, make("span", {}, "across"), x, make("span", {}, "up"), y);
+  const controls = make("div", { class: "controls" }, make("span", {}, "across ", x), make("span", {}, "up ", y));
   const on = new Set(device && data.fronts[device] ? data.fronts[device] : data.members.map(m => m.key));
   const members = data.members.filter(m => on.has(m.key) && m.error === null);
   const drawn = figure(section("front"), {
@@ -236,7 +234,7 @@ function bars(name, rows, title, caption) {
     for (const v of ticks(domain, false, Math.max(2, width / 140))) svg.append(make("line", { class: "grid", x1: s(v), x2: s(v), y1: 0, y2: height - 34 }), make("text", { x: s(v), y: height - 20, "text-anchor": "middle" }, short(v)));
     rows.forEach((r, i) => {
       const y = i * 20 + 4, cut = Math.floor(left / 6.6) - 1;
-      svg.append(make("text", { x: left - 6, y: y + 12, "text-anchor": "end" }, r.label.length > cut ? "..." + r.label.slice(3 - cut) : r.label),
+      svg.append(make("text", { x: left - 6, y: y + 12, "text-anchor": "end" }, r.label.length > cut ? r.label.slice(0, 6) + "…" + r.label.slice(7 - cut) : r.label),
         make("rect", { class: "effect", x: Math.min(s(0), s(r.value)), y: y + 2, width: Math.abs(s(r.value) - s(0)), height: 12 }, make("title", {}, `${r.label}: ${show(r.value)} ± ${show(r.half)}`)));
       if (r.half) svg.append(make("line", { class: "whisker", x1: s(r.value - r.half), x2: s(r.value + r.half), y1: y + 8, y2: y + 8 }));
     });
@@ -285,17 +283,16 @@ function predictors() {
       `${r.rmse_noise == null ? "" : ` (noise of the labels ${show(r.rmse_noise)})`}, mean error ${show(r.mape)} %, ${percent(r.level)} intervals cover ${percent(r.coverage)}.`;
     if (!p.held_out) { section("predictors").append(make("figure", {}, make("h3", {}, p.name), make("figcaption", {}, numbers))); continue; }
     const { value, mean, std } = p.held_out;
-    const thin = value.length > 2000 ? value.map((_, i) => i).filter(i => i % Math.ceil(value.length / 2000) === 0) : value.map((_, i) => i);
-    const at = list => thin.map(i => list[i]);
+    const size = value.length > 1000 ? 1.5 : 3;
     figure(section("predictors"), { title: `${p.name}: predicted against measured`, caption: `Every trial was predicted by a model that had not seen it. ${numbers}` }, (plot, width, height) => {
       const domain = extent(known([...value, ...mean])), area = axes(plot, width, height, { x: { label: `measured${p.unit ? ` [${p.unit}]` : ""}`, domain }, y: { label: "predicted", domain }, name: `${p.name}: predicted against measured` });
       area.svg.append(make("line", { class: "zero", x1: area.sx(domain[0]), y1: area.sy(domain[0]), x2: area.sx(domain[1]), y2: area.sy(domain[1]) }));
-      dots(area, at(value), at(mean));
+      cloud(plot, area, width, height, value, mean, size, "--dense");
     });
     figure(section("predictors"), { title: `${p.name}: error in deviations`, caption: "(measured - predicted) / stated deviation: nine of ten should lie between the dashed lines (± 1.64)." }, (plot, width, height) => {
-      const z = at(value.map((v, i) => std[i] ? (v - mean[i]) / std[i] : null)), area = axes(plot, width, height, { x: { label: `predicted${p.unit ? ` [${p.unit}]` : ""}`, domain: extent(known(mean)) }, y: { label: "deviations", domain: extent(known([...z, -2, 2])) }, name: `${p.name}: residuals` });
+      const z = value.map((v, i) => std[i] ? (v - mean[i]) / std[i] : null), area = axes(plot, width, height, { x: { label: `predicted${p.unit ? ` [${p.unit}]` : ""}`, domain: extent(known(mean)) }, y: { label: "deviations", domain: extent(known([...z, -2, 2])) }, name: `${p.name}: residuals` });
       for (const v of [-1.645, 1.645]) area.svg.append(make("line", { class: "zero", x1: area.box.left, x2: area.box.right, y1: area.sy(v), y2: area.sy(v) }));
-      dots(area, at(mean), z);
+      cloud(plot, area, width, height, mean, z, size, "--dense");
     });
   }
 }

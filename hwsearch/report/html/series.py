@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch import pareto
+from hwsearch.pareto import Box
 from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
@@ -16,30 +17,6 @@ CHECKPOINTS = 80
 """Points of a curve; the hypervolume of each costs up to milliseconds."""
 SEARCHES = 20
 """Random searches behind a band."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """What hypervolumes are shares of: the box between the best and the worst value of every objective.
-
-    Args:
-        low, high: (m,) losses.
-    """
-
-    low: FloatArray
-    high: FloatArray
-
-    @classmethod
-    def of(cls, losses: FloatArray) -> Box:
-        """Returns the box that holds these losses (n, m), n at least 1."""
-        return cls(losses.min(axis=0), losses.max(axis=0))
-
-    def share(self, losses: FloatArray) -> float:
-        """Returns the share of the box that losses (n, m) dominate, between 0 and 1."""
-        span = np.where(self.high > self.low, self.high - self.low, 1.0)
-        # A loss better than the box counts as its edge, so that a share stays one; 1.01 lets the worst point count.
-        scaled = np.clip((losses - self.low) / span, 0.0, None)
-        return pareto.hypervolume(scaled, np.full(len(self.low), 1.01)) / 1.01 ** len(self.low)
 
 
 def checkpoints(n: int) -> NDArray[np.intp]:

@@ -191,7 +191,7 @@ def test_runs_are_listed_shown_and_cleaned(
     found = json.loads(capsys.readouterr().out)
     assert [(run["name"], run["state"], run["front"]) for run in found] == [("a", "complete", 1), ("b", "begun", 0)]
     assert call(monkeypatch, "runs", "show", done) == 0
-    assert "training: 0.001 MB" in capsys.readouterr().out
+    assert "training: 1 kB" in capsys.readouterr().out
     assert call(monkeypatch, "runs", "clean", done, "--dry-run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == 1100
     assert (done / "artifacts" / "gone").is_dir()

@@ -238,27 +238,23 @@ def timing_of_ratio(ratio: float, *, half_width: float = 0.0) -> Timing:
     return Timing(none, none, none, none, 1.0, 0.0, ratio, half_width, 1)
 
 
-def learnt(std: float, *, half_width: float = 0.0, witnesses: int = 100) -> Stability:
-    """Returns what is learnt from witnesses of four runs each, whose ratios vary by `std`, each about its own."""
-    rng = np.random.default_rng(0)
+def learnt(std: float, *, half_width: float = 0.0, runs: int = 400) -> Stability:
+    """Returns what is learnt from a witness whose ratio varies by `std`, each timed with a relative half-width."""
     stability = Stability()
-    for i in range(witnesses):
-        ratios = (1 + i) * np.exp(std * rng.standard_normal(4))
-        stability.begin(timing_of_ratio(ratios[0], half_width=half_width * ratios[0]))
-        for ratio in ratios[1:]:
-            stability.add(timing_of_ratio(ratio, half_width=half_width * ratio))
-        assert stability.runs == 4
+    for ratio in 3.0 * np.exp(std * np.random.default_rng(0).standard_normal(runs)):
+        stability.add(timing_of_ratio(ratio, half_width=half_width * ratio))
     return stability
 
 
-def test_stability_is_learnt_from_nets_that_are_measured_again() -> None:
+def test_stability_is_learnt_from_the_net_that_is_measured_again() -> None:
     stability = Stability()
-    assert stability.runs == 0
     assert stability.std == pytest.approx(Stability.PRIOR_STD)
-    stability.begin(timing_of_ratio(1.0))
+    stability.add(timing_of_ratio(1.0))
     assert stability.std == pytest.approx(Stability.PRIOR_STD)  # one run says nothing
-    assert learnt(0.1).std == pytest.approx(0.1, rel=0.15)  # standard error of a deviation from 300: 4 %
-    assert learnt(0.0, witnesses=20).std < 0.007
+    assert stability.half_width == pytest.approx(2.776 * stability.std, rel=1e-3)  # Student, 4 degrees of freedom
+    assert learnt(0.1).std == pytest.approx(0.1, rel=0.1)  # standard error of a deviation from 400: 3.5 %
+    assert learnt(0.1).half_width == pytest.approx(0.196, rel=0.1)
+    assert learnt(0.0, runs=50).std < 0.008
     # What the runs' own intervals explain is not counted again.
     assert learnt(0.1, half_width=0.1 * 1.96).std < 0.04
 

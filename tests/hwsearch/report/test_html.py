@@ -18,9 +18,10 @@ from hwsearch.commands.report import report
 from hwsearch.commands.run import run
 from hwsearch.errors import UserError
 from hwsearch.objectives import Objective
+from hwsearch.pareto import Box
 from hwsearch.report.html.content import Sources, content
 from hwsearch.report.html.page import page
-from hwsearch.report.html.series import Box, band, checkpoints, effects, growth, random_searches
+from hwsearch.report.html.series import band, checkpoints, effects, growth, random_searches
 from hwsearch.results import Evaluation, Measurement
 from hwsearch.study import Study, open_storage
 from search_spaces.genes import Gene

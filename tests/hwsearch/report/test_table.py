@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from hwsearch.report.live import Live
-from hwsearch.report.table import front_table, number, rows_table
+from hwsearch.report.table import front_table, number, rows_table, size
 from hwsearch.results import SearchProgress
 
 OBJECTIVES = [
@@ -72,6 +72,7 @@ def test_rows_are_shown_as_they_are() -> None:
 
 def progress(done: int, total: int, **changes: Any) -> SearchProgress:
     given: dict[str, Any] = {"n_failed": 0, "n_running": 1, "n_front": 2, "elapsed_s": 1.0, "eta_s": 3.0}
+    given |= {"n_busy": 1, "hypervolume": 0.5, "latest": ("abc", {"accuracy": 0.9, "latency_ms@[cpu]": 1.23456})}
     return SearchProgress(n_trials=total, n_done=done, **{**given, **changes})
 
 
@@ -93,9 +94,23 @@ def test_live(terminal: bool) -> None:
         lines = text.splitlines()
         assert lines[1] == "search ..."
         assert lines[2].startswith(
-            "  search 0/3  front 2  running 1  failed 1  last error: E: [/x] broke  about 3 s left"
+            "  search 0/3  front 2  volume 0.500  busy 1  running 1  failed 1  last error: E: [/x] broke  about 3 s"
         )
+        assert lines[3] == "  newest on the front abc: accuracy 0.9, latency_ms@[cpu] 1.235"
+        assert sum("newest on the front" in line for line in lines) == 1  # once, as it stays the same
         assert sum("3/3" in line for line in lines) == 2  # said once per phase
+
+
+def test_live_in_a_terminal_shows_the_newest_member_of_the_front_below_the_bar() -> None:
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    with Live(console) as live:
+        live.phase("search")
+        live.search(progress(1, 3))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    at = max(i for i, line in enumerate(lines) if "1/3" in line)
+    assert "front 2  volume 0.500  busy 1  running 1" in lines[at]
+    assert "newest on the front abc: accuracy 0.9, latency_ms@[cpu] 1.235" in lines[at + 1]
 
 
 def test_live_in_a_terminal_is_closed_by_an_error() -> None:
@@ -104,3 +119,7 @@ def test_live_in_a_terminal_is_closed_by_an_error() -> None:
         live.phase("train")
         raise KeyboardInterrupt
     console.print("after")
+
+
+def test_sizes_have_the_unit_that_suits_them() -> None:
+    assert [size(n) for n in (0, 921, 1_000, 8_121_000, 2e9)] == ["0 bytes", "921 bytes", "1 kB", "8.12 MB", "2 GB"]
