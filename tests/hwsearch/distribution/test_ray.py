@@ -87,9 +87,15 @@ def test_short_evaluations_lie_ready_at_their_worker_and_are_not_blamed(tmp_path
     factory = FakeFactory(str(tmp_path), seconds=0.002, kills={70: 1})
     made.append(executor := executor_for(factory))
     drive(executor, evaluate_jobs(60))
+    for job in evaluate_jobs(62)[60:]:
+        executor.submit(job)
+    assert executor.free == 0
+    executor.wait(0.0)
     assert executor.free > 2
-    evaluated, _ = drive(executor, evaluate_jobs(120)[60:])
-    assert len(evaluated) == 60
+    while not executor.idle:
+        executor.wait(0.2)
+    evaluated, _ = drive(executor, evaluate_jobs(120)[62:])
+    assert len(evaluated) == 58
     retried = {i for i, e in evaluated.items() if "retries" in e.evaluation.attributes}
     assert retried == {70}
     (tmp_path / "long").mkdir()
