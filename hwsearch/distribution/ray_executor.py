@@ -167,7 +167,7 @@ class RayExecutor(Executor):
         self._usual_s = AHEAD_S  # of an evaluation
         self._made: dict[Slot, float] = {}
         self._starts: dict[Slot, int] = {}
-        self._n_made = 0
+        self._n_made = self._n_named = 0
         self._looked = self._progress = time.monotonic()
         super().__init__([], limits or Limits())
         for name, exclusive in devices:
@@ -218,7 +218,8 @@ class RayExecutor(Executor):
     # -- actors --------------------------------------------------------------------------------------
 
     def _make(self, slot: Slot) -> None:
-        name = f"hwsearch {slot.name} {os.getpid()}-{self._n_made}-{self._starts.get(slot, 0)}"
+        self._n_named += 1  # a lost actor keeps its name for a while
+        name = f"hwsearch {slot.name} {os.getpid()}-{self._n_named}"
         needs = self._resources
         if slot.device is None:
             actor = ray.remote(_AccuracyActor).options(

@@ -109,6 +109,16 @@ def test_short_evaluations_lie_ready_at_their_worker_and_are_not_blamed(tmp_path
     assert (long.n_busy, long.n_waiting, long.free) == (2, 2, 0)
 
 
+def test_a_worker_that_takes_the_place_of_another_has_a_name_of_its_own(tmp_path: Path, made: list[Executor]) -> None:
+    made.append(executor := executor_for(FakeFactory(str(tmp_path))))
+    until_up(executor, 2)
+    (slot, _), old = executor.slots, executor.slots[0].worker
+    executor._make(slot)  # its predecessor was lost, but the cluster does not know that yet
+    assert slot.worker is not old
+    ray.kill(old)
+    until_up(executor, 2)
+
+
 def test_what_always_kills_is_given_up_with_its_reason(tmp_path: Path, made: list[Executor]) -> None:
     factory = FakeFactory(str(tmp_path), devices=("a",), kills={1: 99}, lane_kills={3: 99})
     limits = Limits(retries=1, lane_batch=4, lane_wait_s=0.1)
