@@ -309,9 +309,8 @@ def robust_of(members: Sequence[Member], objectives: Sequence[Objective], limits
     """
 
     def does(member: Member) -> bool:
-        known = {name: value for name, value in member.validated.items() if value is not None}
-        kept = all(o.violation(known.get(o.name, math.nan)) <= 0 for o in limits)
-        return kept and member.error is None and all(o.name in known for o in objectives)
+        kept = all(o.violation(member.validated.get(o.name, math.nan)) <= 0 for o in limits)
+        return kept and member.error is None and all(o.name in member.validated for o in objectives)
 
     fit = [m for m in members if does(m)]
     losses = np.array([[o.loss(m.validated[o.name]) for o in objectives] for m in fit]).reshape(-1, len(objectives))

@@ -6,7 +6,8 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,11 +16,15 @@ from torch import Tensor, nn
 from hwsearch.data.dataset import Split
 from hwsearch.data.named_callables import load_callable
 from hwsearch.errors import UserError
+from hwsearch.export.onnx_exporter import cpu_session
+from hwsearch.graphs.onnx_module import OnnxModule, argument_names, close, read_onnx
 from search_spaces.from_model import FromModel, SpaceOptions, space_from_model
 
 Scorer = Callable[[nn.Module, str], Mapping[str, float]]
 """(plain module, `search` or `holdout`) -> metrics."""
 Kind = Literal["logits", "embeddings", "similarities"]
+TOLERANCE = 1e-4
+"""Largest difference between torch and ONNX Runtime on the same ONNX file, relative to the largest output."""
 
 
 def from_model(
@@ -41,7 +46,7 @@ def from_model(
     """Returns the family of a user's trained model.
 
     Args:
-        model: `module:function` or `file.py:function` that returns the module, with its weights.
+        model: `module:function` or `file.py:function` that returns the module, with its weights; or an ONNX file.
         example: the same for a function that returns example inputs: a tensor, a tuple, or a dict by argument name.
             Without it, random numbers of `input_shape`.
         calibration: the same for a function that returns a list of input batches (tensors or tuples); for the criteria
@@ -85,9 +90,10 @@ def _made(
     input_shape: tuple[int, ...] | None,
     options: SpaceOptions,
 ) -> FromModel:
+    onnx_file = model.endswith(".onnx")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a model without trained weights must at least be the same one in every process
-        module = load_callable(model, "supernet.params.model")()
+        module = read_onnx(Path(model)) if onnx_file else load_callable(model, "supernet.params.model")()
     if not isinstance(module, nn.Module):
         raise UserError(f"supernet.params.model must return a torch module, but got {type(module).__name__}.")
     if example is not None:
@@ -96,6 +102,8 @@ def _made(
         inputs = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
     else:
         raise UserError("supernet.params.example must be given when there are no data, but there is none.")
+    if onnx_file:
+        check_onnx(Path(model), module, inputs)
     batches = [] if calibration is None else load_callable(calibration, "supernet.params.calibration")()
     family = space_from_model(
         module,
@@ -107,6 +115,34 @@ def _made(
     if example is None:
         family.examples_are_random = True
     return family
+
+
+def check_onnx(path: Path, module: nn.Module, inputs: Any) -> None:
+    """Compares a module that was read from an ONNX file with ONNX Runtime, on example inputs.
+
+    Raises:
+        UserError: the outputs differ, or the inputs are not those of the graph.
+    """
+    assert isinstance(module, OnnxModule)
+    names = argument_names(module)
+    given = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, _several(inputs), strict=False))
+    if set(given) != set(names):
+        raise UserError(f"example inputs of {path} must be {list(names)}, but got {list(given)}.")
+    session = cpu_session(str(path))
+    feed = {theirs: given[mine].numpy() for mine, theirs in zip(names, module.input_names, strict=True)}
+    try:
+        wanted = session.run(list(module.output_names), feed)
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        raise UserError(f"{path} must run on its example inputs, but: {' '.join(str(error).split())[:300]}") from error
+    with torch.no_grad():
+        got = module(**given)
+    for name, theirs in zip(module.output_names, wanted, strict=True):
+        if not close(got[name] if isinstance(got, dict) else got, np.asarray(theirs), tolerance=TOLERANCE):
+            raise UserError(f"output {name!r} of {path} as a torch module must be ONNX Runtime's, but it differs.")
+
+
+def _several(inputs: Any) -> tuple[Tensor, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def user_scorer(reference: str) -> Scorer:

@@ -9,30 +9,38 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import yaml
 
-from hwsearch.errors import RunFolderError
+from hwsearch.errors import RecordError, RunFolderError
 from hwsearch.results import Artifact, Measurement
 
 FORMAT_VERSION = 1
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a kill at any moment, sees either the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file so that a reader, or a kill at any moment, sees either the old content or the new.
+
+    Raises:
+        RecordError: a full disk, say; the old content is still there.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        raise RecordError(str(path), error.strerror or error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def to_json(value: object) -> str:
@@ -214,9 +222,17 @@ class RunLock:
         file.seek(0)
         file.truncate()
         note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        file.write(json.dumps(note))
-        file.flush()
         self._file = file
+        try:
+            file.write(json.dumps(note))
+            file.flush()
+        except OSError as error:  # a full disk
+            with suppress(OSError):  # what is left to be written
+                file.close()
+            if self._made:
+                self.path.unlink()
+            self._remove()
+            raise RecordError(str(self.path), error.strerror or error) from error
         return self
 
     def __exit__(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -160,9 +161,10 @@ class Study:
                 self._check(device, study.directions, study.metric_names, study.space)
             return {device: study.trials for device, study in found.items()}
         stored = set(optuna.get_all_study_names(storage)) if self.read_only else None
-        for device in devices:
-            if stored is None or self._study_name(device) in stored:
-                self._studies[device] = self._open(storage, device)
+        with nullcontext() if self.read_only else _writing(f"the record of run {self.name!r}"):
+            for device in devices:
+                if stored is None or self._study_name(device) in stored:
+                    self._studies[device] = self._open(storage, device)
         self._storage = storage
         self._ids = {d: storage.get_study_id_from_name(self._study_name(d)) for d in self._studies}
         return {
@@ -392,10 +394,8 @@ class Study:
             system_attrs={},
             intermediate_values={},
         )
-        try:
+        with _writing(f"the record of trial {index}"):
             self._storage.create_new_trial(self._ids[device], template_trial=frozen)
-        except (OSError, StorageInternalError) as failure:
-            raise RecordError(f"the record of trial {index}", why(failure)) from failure
         self._merge(
             index,
             device,
@@ -460,6 +460,14 @@ class Study:
             violation = limit.violation(trial.metrics.get(limit.name, math.nan))
             elsewhere = limit.device is not None and limit.device not in self.places(trial.row)
             self._violations[n, j] = 0.0 if math.isnan(violation) and elsewhere else violation
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, StorageInternalError) as error:
+        raise RecordError(what, why(error)) from error
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,14 @@ from predictors.base import (
     Predictor,
     Sources,
     State,
+    Target,
     check_fit_data,
     check_stds,
     not_fitted,
 )
 from predictors.features import COST_SETS, Features
 from predictors.gaussian_process import GaussianProcess
-from predictors.model import FeatureModel, Target, calibrate, quantile
+from predictors.model import FeatureModel, calibrate, quantile
 from predictors.non_negative import NonNegative
 from predictors.regression import HeldOut
 from predictors.ridge import Ridge
@@ -75,17 +76,14 @@ CANDIDATES: tuple[Candidate, ...] = (
 )
 
 
-def _logs() -> Iterator[Candidate]:
-    there = {(c.model, c.sets, c.options) for c in CANDIDATES if c.target == "log"}
-    for candidate in CANDIDATES:
-        if candidate.target == "log":
-            yield candidate
-        elif (candidate.model, candidate.sets, candidate.options) not in there:
-            yield replace(candidate, target="log")
-
-
-LOG_CANDIDATES = tuple(_logs())
-"""The same models, each on the logarithm of the values."""
+def with_target(target: Target) -> tuple[Candidate, ...]:
+    """Returns the same models, each with this target only."""
+    there = {(c.model, c.sets, c.options) for c in CANDIDATES if c.target == target}
+    return tuple(
+        replace(c, target=target)
+        for c in CANDIDATES
+        if c.target == target or (c.target == "raw" and (c.model, c.sets, c.options) not in there)
+    )
 
 
 class Auto(Predictor):

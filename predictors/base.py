@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from search_spaces.space import Population, SearchSpace
 FloatArray = NDArray[np.float64]
 LayerFunction = Callable[[Population], list[LayerSpec]]
 """Population (n, g) -> layers with sizes (n,), as `Supernet.layers`."""
+Target = Literal["raw", "log", "rank"]
+"""What of the values a model is fitted to."""
 CostFunction = Callable[[Population], FloatArray]
 """Population (n, g) -> exact values (n,)."""
 

@@ -40,7 +40,8 @@ class Reading:
         genes, choices = hot_choices(self.space)
         coded = np.where(self.active, self.rows, np.uint8(NO_CHOICE))
         by_gene = np.ascontiguousarray(coded.T)  # compared 32 at a time, gene by gene
-        return (by_gene[genes] == choices[:, None]).astype(np.float64).T
+        hit: NDArray[np.bool_] = by_gene[genes] == choices[:, None]
+        return hit.astype(np.float64).T
 
     @cached_property
     def layers(self) -> list[LayerSpec]:
@@ -87,7 +88,7 @@ class Block:
         names = tuple(c for c, keep in zip(self.columns, kept, strict=True) if keep)
         if self.on_hot is not None:
             return Block.of_hot(self.name, names, self.on_hot[:, kept], per_column=self.per_column)
-        return Block(self.name, names, lambda reading: whole(reading)[:, kept], self.per_column)
+        return Block(self.name, names, lambda reading: whole(reading).T[kept].T, self.per_column)
 
 
 @lru_cache(maxsize=32)

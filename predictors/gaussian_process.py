@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.base import FloatArray, LayerFunction
+from predictors.base import FloatArray, LayerFunction, Target
 from predictors.features import Features
 from predictors.gp import BlockGP
 from predictors.gp_answers import GPAnswer
-from predictors.model import FeatureModel, Target
+from predictors.model import FeatureModel
 from predictors.on_basis import Answer
 from predictors.regression import HeldOut, Regressor, Sample, cross_fit
 from search_spaces.space import SearchSpace

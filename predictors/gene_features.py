@@ -21,7 +21,7 @@ WINDOWS = (4.0, 10.0)
 def one_hot_blocks(space: SearchSpace) -> list[Block]:
     """Returns one block: a column per gene and distinct choice, 1 where the gene is active and holds it."""
     names = _hot_names(space)
-    return [Block.of_hot("one_hot", names, np.eye(len(names)))] if names else []
+    return [Block("one_hot", names, lambda reading: reading.hot, on_hot=np.eye(len(names)))] if names else []
 
 
 def ordinal_blocks(space: SearchSpace) -> list[Block]:

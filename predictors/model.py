@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.stats import norm, t
@@ -15,33 +15,35 @@ from predictors.base import (
     Predictor,
     Sources,
     State,
+    Target,
     check_fit_data,
     check_stds,
     not_fitted,
 )
 from predictors.features import Features
+from predictors.normal_scores import NormalScores
 from predictors.on_basis import Answer
 from predictors.regression import HeldOut, Regressor, Sample
 from predictors.threads import one_thread
 from search_spaces.space import Population, SearchSpace
 
-Target = Literal["raw", "log"]
-CHUNK = 8192
+CHUNK = 2048
 """Rows of a population whose features are in memory at once."""
 
 
 class FeatureModel(Predictor):
     """A regressor on a declared set of features.
 
-    The target is the value or its logarithm; an answer is the transform's inverse of the regressor's (of a logarithm:
-    the median, which is what minimises relative errors). Deviations are scaled so that a normal interval of 90 % holds
-    90 % of held-out values; `ends` uses the held-out errors themselves (split conformal on leave-one-out errors,
-    Vovk et al. 2005; here leave-one-out or k-fold, as the regressor does it).
+    The target is the value, its logarithm or its normal score among the labels; an answer is the transform's inverse of
+    the regressor's (of a logarithm: the median, which is what minimises relative errors). Deviations are scaled so that
+    a normal interval of 90 % holds 90 % of held-out values; `ends` uses the held-out errors themselves (split conformal
+    on leave-one-out errors, Vovk et al. 2005; here leave-one-out or k-fold, as the regressor does it).
 
     Args:
         space: of the populations.
         sets: feature sets, see `Features`.
-        target: `raw`, or `log` for positive values that are products rather than sums.
+        target: `raw`; `log` for positive values that are products rather than sums; `rank` where the order counts more
+            than the values: see `NormalScores`.
         layers: of the space's networks; needed by features of costs.
         batch: examples per call, for roofline features.
         features: made before, instead of `sets`, `layers` and `batch`.
@@ -63,8 +65,8 @@ class FeatureModel(Predictor):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(space)
-        if target not in ("raw", "log"):
-            raise ValueError(f"target must be 'raw' or 'log', but got {target!r}.")
+        if target not in ("raw", "log", "rank"):
+            raise ValueError(f"target must be 'raw', 'log' or 'rank', but got {target!r}.")
         sets = self.default_sets if sets is None else sets
         self.features = Features(space, sets, layers=layers, batch=batch) if features is None else features
         self.target: Target = target
@@ -72,6 +74,7 @@ class FeatureModel(Predictor):
         self.regressor()  # checks its options
         self.regressor_: Regressor | None = None
         self._of_hot: Answer | None = None
+        self.ranks_: NormalScores | None = None
         self.stretch_ = 1.0
         self.scores_: FloatArray = np.zeros(0)
 
@@ -90,27 +93,32 @@ class FeatureModel(Predictor):
         if self.target == "log" and (values <= 0).any():
             bad = int(np.flatnonzero(values <= 0)[0])
             raise ValueError(f"values must be positive for a log target, but row {bad} is {values[bad]:g}.")
-        y = np.log(values) if self.target == "log" else values
-        label_stds = stds / values if self.target == "log" else stds
+        y, label_stds = values, stds
+        self.ranks_ = None
+        if self.target == "log":
+            y, label_stds = np.log(values), stds / values
+        elif self.target == "rank":
+            self.ranks_ = NormalScores.of(values)
+            y = self.ranks_.forward(values)
+            label_stds = np.minimum(stds * float(np.ptp(y) / np.ptp(values)), 1.0)
         group = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
         sample = Sample(x, y, self.features.widths, label_stds, np.ones(len(y)), group)
         with one_thread(len(sample)):
             self.regressor_ = self.regressor().fit(sample)
             self._of_hot = self._without_features(self.regressor_)
         held = self.regressor_.held_out()
+        if self.ranks_ is not None:  # calibrated in the unit of the values, where intervals are asked for
+            held, y = HeldOut(*self.ranks_.back_with_std(held.mean, held.std)), values
         self.stretch_, self.scores_ = calibrate(held, y)
         return self
 
     def predict(self, population: Population) -> Prediction:
         """Returns mean and deviation, each (n,); see `Predictor.predict`."""
-        mean, std = self._answer(population)
-        if self.target == "raw":
-            return Prediction(mean, std)
-        return Prediction(np.exp(mean), np.exp(mean) * std)
+        return self._in_unit(*self._answer(population))
 
     def ends(self, prediction: Prediction, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
         """Returns the ends of intervals that held-out errors were in as often as `level` says; see `Predictor.ends`."""
-        if self.target == "raw":
+        if self.target != "log":
             half = prediction.std * quantile(self.scores_, level)
             return prediction.mean - half, prediction.mean + half
         factor = np.exp(prediction.std / prediction.mean * quantile(self.scores_, level))
@@ -121,12 +129,19 @@ class FeatureModel(Predictor):
         if self.regressor_ is None:
             raise not_fitted(self)
         held = self.regressor_.held_out()
-        if self.target == "raw":
-            return Prediction(held.mean, held.std * self.stretch_)
-        return Prediction(np.exp(held.mean), np.exp(held.mean) * held.std * self.stretch_)
+        return self._in_unit(held.mean, held.std)
+
+    def _in_unit(self, mean: FloatArray, std: FloatArray) -> Prediction:
+        """Returns mean and stretched deviation, each (n,), in the unit of the values, of the regressor's."""
+        if self.ranks_ is not None:
+            mean, std = self.ranks_.back_with_std(mean, std)
+        elif self.target == "log":
+            mean = np.exp(mean)
+            std = mean * std
+        return Prediction(mean, std * self.stretch_)
 
     def _answer(self, population: Population) -> tuple[FloatArray, FloatArray]:
-        """Returns mean and stretched deviation of the transformed value, each (n,)."""
+        """Returns mean and deviation of the transformed value, each (n,)."""
         if self.regressor_ is None:
             raise not_fitted(self)
         mean, std = np.empty(len(population)), np.empty(len(population))
@@ -137,7 +152,7 @@ class FeatureModel(Predictor):
                     mean[part], std[part] = self._of_hot(self.features.hot(population[part]))
                 else:
                     mean[part], std[part] = self.regressor_.predict(self.features.matrix(population[part]))
-        return mean, std * self.stretch_
+        return mean, std
 
     def _without_features(self, regressor: Regressor) -> Answer | None:
         """Returns the regressor's answer as a function of one-hot columns, where there is a quick one."""
@@ -154,7 +169,10 @@ class FeatureModel(Predictor):
             "stretch": self.stretch_,
             "regressor": self.regressor_.settings(),
         }
-        return State({**self.regressor_.arrays(), "scores": self.scores_}, settings)
+        arrays = {**self.regressor_.arrays(), "scores": self.scores_}
+        if self.ranks_ is not None:
+            arrays |= {"rank_values": self.ranks_.values, "rank_scores": self.ranks_.scores}
+        return State(arrays, settings)
 
     @classmethod
     def from_state(cls, space: SearchSpace, state: State, *, sources: Sources) -> Self:
@@ -167,6 +185,9 @@ class FeatureModel(Predictor):
         model.options = dict(settings["options"])
         model.stretch_ = float(settings["stretch"])
         model.scores_ = state.arrays["scores"]
+        model.ranks_ = None
+        if model.target == "rank":
+            model.ranks_ = NormalScores(state.arrays["rank_values"], state.arrays["rank_scores"])
         model.regressor_ = cls.regressor_class.restore(state.arrays, settings["regressor"])
         model._of_hot = model._without_features(model.regressor_)
         return model

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from predictors.base import FloatArray, LayerFunction
+from predictors.base import FloatArray, LayerFunction, Target
 from predictors.features import Features
-from predictors.model import FeatureModel, Target
+from predictors.model import FeatureModel
 from predictors.on_basis import LinearAnswer
 from predictors.regression import HeldOut, Regressor, Sample, fold_of, precision_weights
 from search_spaces.space import SearchSpace

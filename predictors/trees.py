@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.base import FloatArray, LayerFunction
+from predictors.base import FloatArray, LayerFunction, Target
 from predictors.features import Features
-from predictors.model import FeatureModel, Target
+from predictors.model import FeatureModel
 from predictors.regression import HeldOut, Regressor, Sample, fold_of, precision_weights
 from search_spaces.space import SearchSpace
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import optuna
 
-from hwsearch import build
 from hwsearch.commands.status import status
-from hwsearch.results import State
-from hwsearch.study import Study, open_storage
+from hwsearch.study import open_storage
 
 NAME, DEVICE = "faults", "phone"
 Records = dict[str, list[tuple[int, int, str, list[float] | None]]]
@@ -69,15 +67,3 @@ def problems(storage_url: str | None, folder: Path, *, gaps: bool = False) -> li
             found.append(f"{name}: a record without values")
     status(folder)  # raises if the folder cannot be read
     return found
-
-
-def study_of(raw: dict[str, Any], folder: Path) -> Study:
-    """Returns the record of a run of `config`, for looking at."""
-    plan = build.load_raw(raw, source="faults")
-    storage = open_storage(plan.config.storage, folder / "study.log")
-    return Study(NAME, plan.space, objectives=plan.objectives, devices=plan.measured, storage=storage)
-
-
-def n_finished(study: Study) -> int:
-    """Returns how many distinct architectures have all their values."""
-    return len({trial.key for trial in study.trials if trial.state == State.FINISHED})

@@ -1,6 +1,6 @@
 """Does a lane's latency change beside accuracy jobs on the other cores of its machine?
 
-python -m benchmarks.lane_beside_load.run [--rounds 6] [--nets 4] [--lane-core 1]
+python -m benchmarks.lane_beside_load.run [--rounds 4] [--nets 3] [--lane-core 1]
 
 One process, pinned to one core, times the same nets again and again by the run's own device; on every other core, a
 process evaluates networks all the time (the digits quickstart's accuracy job), or is stopped. Quiet and loaded rounds
@@ -37,7 +37,7 @@ RAW = {
     "data": {"name": "digits", "size": 16},
     "training": {"epochs": 1},
     "objectives": ["accuracy", "latency_ms@cpu"],
-    "devices": {"cpu": {"runtime": "onnxruntime", "threads": 1, "warmup": 3, "repeats": 40, "max_seconds": 4}},
+    "devices": {"cpu": {"runtime": "onnxruntime", "threads": 1, "warmup": 3, "repeats": 30, "max_seconds": 0.5}},
 }
 
 
@@ -60,8 +60,8 @@ def load(core: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--nets", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--nets", type=int, default=3)
     parser.add_argument("--lane-core", type=int, default=1)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0) - {options.lane_core})

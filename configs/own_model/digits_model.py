@@ -1,6 +1,6 @@
 """A small ResNet for handwritten digits, trained once by this file and then searched as it is.
 
-python configs/own_model/digits_model.py    # trains (a minute or two) and writes runs/digits_resnet.safetensors
+python configs/own_model/digits_model.py    # trains (half a minute), writes runs/digits_resnet.safetensors and .onnx
 """
 
 from pathlib import Path
@@ -69,5 +69,9 @@ if __name__ == "__main__":
     from safetensors.torch import save_file
 
     FILE.parent.mkdir(exist_ok=True)
-    save_file(trained().state_dict(), FILE)
-    print(f"wrote {FILE}")
+    model = build() if FILE.is_file() else trained()
+    save_file(model.state_dict(), FILE)
+    example, onnx_file = (torch.zeros(2, 1, 32, 32),), FILE.with_suffix(".onnx")
+    shapes = ({0: torch.export.Dim("batch")},)  # the batch must stay open
+    torch.onnx.export(model, example, onnx_file, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False)
+    print(f"wrote {FILE} and {onnx_file}")

@@ -13,7 +13,7 @@ from hwsearch.engines.base import SearchEngine
 from hwsearch.errors import ConfigError
 from hwsearch.export.base import Exporter
 from hwsearch.problems import nearest
-from predictors.base import LayerFunction, Predictor
+from predictors.base import LayerFunction, Predictor, Target
 from search_spaces.space import SearchSpace
 
 # Plain tables: name -> "module:attribute". Third parties add to them through entry points of the named groups.
@@ -134,7 +134,7 @@ def named(group: str, name: str, where: str) -> Any:
 
 
 def predictor(
-    name: str, space: SearchSpace, *, layers: LayerFunction | None = None, batch: int = 1, log: bool = False
+    name: str, space: SearchSpace, *, layers: LayerFunction | None = None, batch: int = 1, target: Target = "raw"
 ) -> Predictor:
     """Returns a new predictor of a space, which reads layer costs where there are any.
 
@@ -143,7 +143,7 @@ def predictor(
         space: of the architectures.
         layers: of the space's networks; None for a space without costs.
         batch: examples per measured call.
-        log: fits the logarithm of the values.
+        target: what of the values is fitted; of `auto`, `raw` leaves that to it.
 
     Raises:
         ConfigError: unknown name; shows the nearest.
@@ -153,10 +153,11 @@ def predictor(
         raise ConfigError(f"the model must be one of {known}, but got {name!r}{nearest(name, known)}.")
     module, _, attribute = PREDICTORS[name].partition(":")
     kind = getattr(import_module(module), attribute)
+    options: dict[str, Any]
     if name == "auto":
-        options = {"candidates": import_module(module).LOG_CANDIDATES} if log else {}
+        options = {} if target == "raw" else {"candidates": import_module(module).with_target(target)}
     else:
-        options = {"sets": None if layers is None else COST_FEATURES, "target": "log" if log else "raw"}
+        options = {"sets": None if layers is None else COST_FEATURES, "target": target}
     made: Predictor = kind(space, layers=layers, batch=batch, **options)
     return made
 

@@ -151,6 +151,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="File of the predictor, ending in .safetensors.")],
     model: ModelOption = "auto",
     log: LogOption = False,
+    rank: Annotated[bool, typer.Option("--rank", help="Fit the labels' ranks: where their order counts.")] = False,
     device: Annotated[str | None, typer.Option(help="Name of the device that the labels are of.")] = None,
     unit: Annotated[str | None, typer.Option(help="Of the labels (default: that of the metric).")] = None,
     maximize: Annotated[
@@ -176,6 +177,7 @@ def fit(
         out=out,
         model=model,
         log=log,
+        rank=rank,
         device=device,
         unit=unit,
         maximize=maximize,

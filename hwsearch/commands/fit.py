@@ -18,7 +18,7 @@ from hwsearch.objectives import DEVICE_METRICS, MAXIMISED, QUALITY_METRICS
 from hwsearch.report.fit_plot import fit_png
 from hwsearch.runfolder import write_atomic
 from hwsearch.service.loading import NETWORK
-from predictors.base import FloatArray, Prediction, Predictor
+from predictors.base import FloatArray, Prediction, Predictor, Target
 from predictors.diagnosis import (
     CurvePoint,
     LabelNoise,
@@ -201,6 +201,7 @@ def fit(
     out: Path,
     model: str = "auto",
     log: bool = False,
+    rank: bool = False,
     device: str | None = None,
     unit: str | None = None,
     maximize: bool | None = None,
@@ -218,6 +219,7 @@ def fit(
         out: file of the predictor.
         model: name out of `registry.PREDICTORS`.
         log: fits the logarithm of the labels.
+        rank: fits their ranks: for labels whose order counts.
         batch: examples per measured call.
         from_devices: see `recipe`.
         device: whose numbers these are; None for what depends on none.
@@ -232,9 +234,12 @@ def fit(
     check_out(out)
     if batch < 1:
         raise UserError(f"--batch must be at least 1, but got {batch}.")
+    if log and rank:
+        raise UserError("--log and --rank exclude one another: give one of them.")
     source = open_space(space)
     data = read_table(table, source.space, target=target)
-    how = recipe(source, target=target, model=model, log=log, batch=batch, from_devices=from_devices)
+    transform: Target = "log" if log else "rank" if rank else "raw"
+    how = recipe(source, target=target, model=model, transform=transform, batch=batch, from_devices=from_devices)
     unit = unit_of(target) if unit is None else unit
     minimize = target not in MAXIMISED if maximize is None else not maximize
     try:

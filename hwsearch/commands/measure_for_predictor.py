@@ -25,7 +25,7 @@ from hwsearch.objectives import MAXIMISED
 from hwsearch.report.fit_plot import fit_png
 from hwsearch.runfolder import RunLock, write_atomic, write_json
 from predictors.active import choose_next
-from predictors.base import FloatArray
+from predictors.base import FloatArray, Target
 from predictors.validation import cross_predict
 from search_spaces.space import Population
 
@@ -102,7 +102,8 @@ def measure_for_predictor(
     metrics = kind.measures(spec)
     if metric not in metrics:
         raise UserError(f"--metric must be one of {list(metrics)} that {spec.name} measures, but got {metric!r}.")
-    how = recipe(source, target=metric, model=model, log=log, batch=spec.batch, from_devices=from_devices)
+    transform: Target = "log" if log else "raw"
+    how = recipe(source, target=metric, model=model, transform=transform, batch=spec.batch, from_devices=from_devices)
     folder = out.with_suffix(".measurements")
     lane = _Lane(source, spec, kind)
     with RunLock(folder):

@@ -13,7 +13,7 @@ from hwsearch.commands.space_source import SpaceSource
 from hwsearch.errors import UserError
 from hwsearch.importers.table import read_table
 from predictors.auto import Auto
-from predictors.base import FloatArray, Prediction, Predictor
+from predictors.base import FloatArray, Prediction, Predictor, Target
 from predictors.features import Features
 from predictors.files import load
 from predictors.model import FeatureModel
@@ -30,14 +30,14 @@ class Recipe:
     Args:
         source: of the space and its layer costs.
         model: name out of `registry.PREDICTORS`; not used where there are other devices.
-        log: fits the logarithm of the values; not used where there are other devices.
+        transform: what of the values is fitted; not used where there are other devices.
         batch: examples per measured call.
         devices: name -> fitted predictor of the same metric on another device.
     """
 
     source: SpaceSource
     model: str = "auto"
-    log: bool = False
+    transform: Target = "raw"
     batch: int = 1
     devices: Mapping[str, Predictor] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class Recipe:
         if self.devices:
             return Transfer(self.source.space, devices=self.devices, layers=self.source.layers)
         return registry.predictor(
-            self.model, self.source.space, layers=self.source.layers, batch=self.batch, log=self.log
+            self.model, self.source.space, layers=self.source.layers, batch=self.batch, target=self.transform
         )
 
     def embed(self, population: Population) -> FloatArray:
@@ -66,7 +66,7 @@ def recipe(
     *,
     target: str,
     model: str = "auto",
-    log: bool = False,
+    transform: Target = "raw",
     batch: int = 1,
     from_devices: Sequence[str] = (),
 ) -> Recipe:
@@ -76,16 +76,18 @@ def recipe(
         source: of the space.
         target: metric; that of the other devices, too.
         model: name out of `registry.PREDICTORS`.
-        log: fits the logarithm.
+        transform: what of the values is fitted.
         batch: examples per measured call.
         from_devices: predictor files, or tables as `read_table` takes them, of other devices.
 
     Raises:
         UserError or ValueError: unknown model, another space or metric, two devices of one name.
     """
-    registry.predictor(model, source.space, layers=source.layers, batch=batch, log=log)  # an unknown name shows now
-    if from_devices and (model != "auto" or log):
-        raise UserError("--from-devices decides the model and its transform itself: leave out --model and --log.")
+    registry.predictor(
+        model, source.space, layers=source.layers, batch=batch, target=transform
+    )  # an unknown name shows now
+    if from_devices and (model != "auto" or transform != "raw"):
+        raise UserError("--from-devices decides the model and its transform itself: leave out --model, --log, --rank.")
     devices: dict[str, Predictor] = {}
     for text in from_devices:
         path = Path(text)
@@ -103,7 +105,7 @@ def recipe(
         if name in devices:
             raise UserError(f"--from-devices must be of different devices, but {name!r} is given twice.")
         devices[name] = predictor
-    return Recipe(source, model, log, batch, devices)
+    return Recipe(source, model, transform, batch, devices)
 
 
 def parts(predictor: Predictor) -> dict[str, float]:

@@ -71,6 +71,30 @@ class CapabilityCard:
         found = [p for p in self.probes if p.group == group and p.variant == variant]
         return sorted(found, key=lambda p: -p.speedup)
 
+    def break_even(self, subject: str, kind: str) -> float | None:
+        """Returns the share of zeros from which a pattern is faster than dense, interpolated between those probed.
+
+        Args:
+            subject: of the probes.
+            kind: a pattern's name without its share: `unstructured`, `block-4x1`.
+
+        Returns:
+            None if not even the most zeros are; the least share probed if that already is.
+        """
+        found = self._times(subject, kind)
+        slower = [i for i, (_, time) in enumerate(found) if time >= 1]
+        if not found or slower[-1:] == [len(found) - 1]:
+            return None
+        if not slower:
+            return found[0][0]
+        (share, time), (more, less) = found[slower[-1]], found[slower[-1] + 1]
+        return share + (more - share) * (time - 1) / (time - less)
+
+    def _times(self, subject: str, kind: str) -> list[tuple[float, float]]:
+        """Returns (share of zeros, time relative to dense) of the probes of a kind of pattern, by share."""
+        own = [p for p in self.probes if (p.group, p.subject, _kind(p)) == ("sparsity", subject, kind)]
+        return sorted((float(p.variant.rpartition("-")[2]), 1 / p.speedup) for p in own)
+
     def to_json(self) -> str:
         """Returns the card as JSON that `from_json` reads."""
         return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
@@ -111,8 +135,33 @@ class CapabilityCard:
             f"| {p.speedup:.2f} +- {p.speedup_half_width:.2f} |"
             for p in self.probes
         ]
+        lines += self._break_even_table()
         lines += [f"\nNot measured: {entry}" for entry in self.missing]
         return "\n".join(lines) + "\n"
+
+    def _break_even_table(self) -> list[str]:
+        """Returns from which share of zeros on each kind of pattern pays, per net; nothing where none was probed."""
+        sparse = [p for p in self.probes if p.group == "sparsity"]
+        kinds = [kind for kind in dict.fromkeys(_kind(p) for p in sparse) if kind]
+        if not kinds:
+            return []
+        lines = ["", "Zeros from which on a pattern is faster than dense:", ""]
+        lines += [f"| net | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
+        for subject in dict.fromkeys(p.subject for p in sparse):
+            cells = []
+            for kind in kinds:
+                shares, share = [share for share, _ in self._times(subject, kind)], self.break_even(subject, kind)
+                if share is None:
+                    cells.append(f"above {shares[-1]:.2f}" if shares else "-")
+                else:
+                    cells.append(f"{'at most ' if share == shares[0] else ''}{share:.2f}")
+            lines.append(f"| {subject} | {' | '.join(cells)} |")
+        return lines
+
+
+def _kind(probe: Probe) -> str:
+    """Returns a pattern's name without its share of zeros: `unstructured`; empty where the name has no share."""
+    return probe.variant.rpartition("-")[0]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ PATTERNS = ("unstructured-0.5", "unstructured-0.8", "unstructured-0.9", "unstruc
 CHANNELS = (56, 58, 60, 61, 62, 63, 64, 65, 66, 68, 72)
 MULTIPLES = (1, 2, 4, 8)
 SUBJECTS = ("cnn", "ffn", "linear", "pointwise")
+BOTTLENECKS = ((40, 28), (96, 14), (160, 7))
+"""Channels and side of images between a sixfold expansion and its projection: as in MobileNets at 224 pixels."""
+GROUPED = ("block-4x1-0.3", "block-4x1-0.5")
+"""Patterns that are probed layer by layer only."""
 DECIDING = ("sparsity", "precision")
 
 
@@ -68,6 +72,7 @@ def profile(
     patterns: Sequence[str] = PATTERNS,
     side: int = 96,
     subjects: Sequence[str] = SUBJECTS,
+    shapes: Sequence[tuple[int, int]] = BOTTLENECKS,
     observe: Callable[[str, int, int], None] | None = None,
 ) -> CapabilityCard:
     """Returns the capability card of a device. Random weights: what is probed is time.
@@ -79,6 +84,7 @@ def profile(
         patterns: sparsity patterns to probe.
         side: of the images of the CNN.
         subjects: which nets to probe.
+        shapes: channels and side of the bottlenecks that are probed with each pattern, if the engine may skip zeros.
         observe: called with (subject, groups done, groups in all).
 
     Raises:
@@ -91,6 +97,12 @@ def profile(
         "linear": linear(patterns=patterns),
         "pointwise": pointwise(),
     }
+    # Where the engine may skip zeros, which of them pay depends on the layer.
+    if any(type(device).skips_zeros(device.spec, pattern) is not False for pattern in patterns):
+        for channels, size in shapes:
+            name = f"{channels}-{6 * channels}-{channels} at {size} x {size}"
+            sources[name] = bottleneck(name, channels, size, patterns=patterns)
+            subjects = [*subjects, name]
     probes: list[Probe] = []
     missing: list[str] = []
     for done, subject in enumerate(subjects):
@@ -253,6 +265,23 @@ def linear(*, patterns: Sequence[str]) -> Iterator[Variant]:
     yield make("baseline", "dense fp32")
     for pattern in patterns:
         yield make("sparsity", pattern, pattern)
+
+
+def bottleneck(subject: str, channels: int, side: int, *, patterns: Sequence[str]) -> Iterator[Variant]:
+    """Yields two 1x1 convolutions, to six times the channels and back, on images of one size."""
+    sizes, n = ((channels, 6 * channels), (6 * channels, channels)), side * side
+
+    def module() -> nn.Module:
+        first, second = (nn.Conv2d(inputs, outputs, 1) for inputs, outputs in sizes)
+        return nn.Sequential(first, nn.ReLU(), second)
+
+    layers = [
+        LayerSpec(name, "conv", "bottleneck", inputs, outputs, positions_in=n, positions=n, bias=True)
+        for name, (inputs, outputs) in zip(("0", "2"), sizes, strict=True)
+    ]
+    for pattern in ("dense", *dict.fromkeys((*patterns, *GROUPED))):
+        group, name = ("baseline", "dense fp32") if pattern == "dense" else ("sparsity", pattern)
+        yield Variant(group, subject, name, *_plain(module, (torch.ones(1, channels, side, side),), layers, pattern))
 
 
 def pointwise() -> Iterator[Variant]:

@@ -16,7 +16,7 @@ EVERY_S = 1.0
 class RunMetrics:
     """Counters and gauges of one run, all with the tag `run`.
 
-    Ray puts `ray_` before each name and, for a counter, Prometheus `_total` behind it.
+    Ray puts `ray_` before each name.
 
     Args:
         run: its name.

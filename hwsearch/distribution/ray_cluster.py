@@ -42,7 +42,7 @@ def join(address: str | None, *, namespace: str | None = None, runtime_env: Mapp
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError; versions: RuntimeError
         reason = " ".join(str(error).split())[:300]
         if "version mismatch" in reason.lower():
-            raise UserError(f"executor.address must be a Ray cluster of this version, but: {reason}") from error
+            raise UserError(f"executor.address must be a cluster of the same Ray and Python, but: {reason}") from error
         raise UserError(
             f"executor.address must be a running Ray cluster, but {address!r} does not answer: {reason}"
         ) from error

@@ -174,7 +174,7 @@ def train_on_ray(
         _check_room(place)
         here = ray.get_runtime_context().get_node_id()
         url = f"{place.storage.rstrip('/')}/{checkpoint.name}" if place.storage else str(checkpoint.absolute())
-        keeper = (
+        keeper: Any = (
             ray.remote(Keeper)
             .options(name=f"hwsearch checkpoint {os.getpid()}", num_cpus=0, label_selector={"ray.io/node-id": here})
             .remote(url)

@@ -87,8 +87,8 @@ def input_names(example: tuple[Tensor, ...]) -> list[str]:
     return ["input"] if len(example) == 1 else [f"input{i}" for i in range(len(example))]
 
 
-def cpu_session(content: bytes) -> ort.InferenceSession:
-    """Returns a quiet CPU session of one thread.
+def cpu_session(content: bytes | str) -> ort.InferenceSession:
+    """Returns a quiet CPU session of one thread, of a file's bytes or its path.
 
     Raises:
         DeviceError: ONNX Runtime does not take the bytes.

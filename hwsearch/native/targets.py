@@ -32,7 +32,7 @@ TARGETS = {
     for target in (
         Target("avx512", 16, ("-std=c11", "-O3", "-mavx512f", "-mfma"), frozenset({"avx512f"})),
         Target("avx2", 8, ("-std=c11", "-O3", "-mavx2", "-mfma"), frozenset({"avx2", "fma"})),
-        Target("neon", 4, ("-std=c11", "-O3"), frozenset({"asimd"})),
+        Target("neon", 4, ("-std=c11", "-O3", "-DHW_NEON"), frozenset({"asimd"})),
         Target("portable", 4, ("-std=c99", "-O2", "-DHW_PORTABLE")),
     )
 }

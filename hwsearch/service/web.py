@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,6 +11,8 @@ import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
@@ -39,6 +41,32 @@ Gather = Callable[[Snapshot], Awaitable[Iterable[Snapshot]]]
 async def alone(own: Snapshot) -> Iterable[Snapshot]:
     """Returns the counters of a service that is one process."""
     return [own]
+
+
+class _Request(Request):
+    """A request whose JSON is read by pydantic's parser, which takes half the time of Python's."""
+
+    async def json(self) -> Any:
+        return from_json(await self.body())
+
+
+class _Route(APIRoute):
+    """A route of `_Request`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await answer(_Request(request.scope, request.receive))
+
+        return handler
+
+
+class _JSON(JSONResponse):
+    """An answer written by pydantic's serialiser, which takes a tenth of the time of Python's."""
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content, inf_nan_mode="null")
 
 
 class Service:
@@ -79,7 +107,7 @@ class Service:
             content = answer()
             for column in content["predictions"]:
                 self.telemetry.add("hwsearch_predictions_total", {"metric": column["name"]}, content["count"])
-            return JSONResponse(content)
+            return _JSON(content)
 
         return work() if small else await self._in_thread(work)
 
@@ -88,7 +116,7 @@ class Service:
         for name, limit in (("count", self.settings.max_answers), ("candidates", self.settings.max_candidates)):
             if getattr(body, name) > limit:
                 raise TooLargeError(f"{name} must be at most {limit:,}, but got {getattr(body, name):,}.")
-        return await self._in_thread(lambda: JSONResponse(self._query(body)))
+        return await self._in_thread(lambda: _JSON(self._query(body)))
 
     def _query(self, body: messages.QueryRequest) -> dict[str, Any]:
         prefer = wanted(self.catalog, body.prefer, direction=body.direction)
@@ -114,7 +142,7 @@ class Service:
 
     async def devices(self) -> Response:
         """Show devices and metrics, and how good each predictor was in cross-validation."""
-        return JSONResponse(describe(self.catalog))
+        return _JSON(describe(self.catalog))
 
     async def space(self) -> Response:
         """Show the genes that architectures are made of."""
@@ -127,7 +155,7 @@ class Service:
             }
             for gene in space.genes
         ]
-        return JSONResponse({"fingerprint": space.fingerprint, "size": str(space.size()), "genes": genes})
+        return _JSON({"fingerprint": space.fingerprint, "size": str(space.size()), "genes": genes})
 
     async def metrics(self) -> Response:
         """Count requests and predictions of all replicas, for Prometheus."""
@@ -151,6 +179,7 @@ class Service:
             docs_url=None,
             redoc_url=None,
         )
+        api.router.route_class = _Route
         post: dict[int | str, dict[str, Any]] = {
             status: {"description": text, "content": {MEDIA_TYPE: {"schema": _ref("Problem")}}}
             for status, text in {

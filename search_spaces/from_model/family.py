@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from search_spaces.architecture import Architecture
+from search_spaces.from_model.activations import Originals, originals, sensitivities
 from search_spaces.from_model.capture import Captured, capture
 from search_spaces.from_model.groups import width_groups
 from search_spaces.from_model.importance import CRITERIA, importance
@@ -21,8 +22,7 @@ from search_spaces.from_model.layer_costs import Choices, layer_specs
 from search_spaces.from_model.layer_rules import LAYER_RULES
 from search_spaces.from_model.layers_of import layer_of
 from search_spaces.from_model.rebuild import Selection, live_nodes, rebuild
-from search_spaces.from_model.repair import REPAIRS, repair, residual_readers
-from search_spaces.from_model.repair import seen as layer_seen
+from search_spaces.from_model.repair import REPAIRS, repair
 from search_spaces.from_model.residuals import Branch, branches
 from search_spaces.from_model.shape_rules import SHAPE_RULES
 from search_spaces.from_model.units import Label
@@ -35,8 +35,6 @@ from search_spaces.space import SearchSpace
 from search_spaces.supernet import ChannelGroup, Columns, Family, _slots
 
 CACHE = 64
-MAX_ACTIVATIONS = 400
-"""Remembered layer inputs and outputs of the original on calibration batches."""
 SMALLEST_RANKED = 16
 """Layers with fewer inputs or outputs are not factorised."""
 
@@ -116,8 +114,9 @@ class FromModel(Family):
         self.space = SearchSpace(self._genes())
         self.input_shape = tuple(captured.example[0].shape[1:])
         self.calibration: list[tuple[Tensor, ...]] = []
-        self._readers: dict[str, tuple[str, ...]] | None = None
-        self._activations: dict[tuple[str, int, str], Tensor] = {}
+        self._originals: Originals | None = None
+        self._row_weights: tuple[Any, Mapping[str, Tensor]] | None = None
+        self._repairable: dict[str, bool] | None = None
         self._selections: OrderedDict[str, Selection] = OrderedDict()
         self._factors: OrderedDict[tuple[Any, ...], nn.Sequential] = OrderedDict()
         self._label_sizes: dict[bytes, tuple[int, list[tuple[str, NDArray[np.int64]]]]] = {}
@@ -377,23 +376,43 @@ class FromModel(Family):
 
     def finish(self, module: nn.Module, arch: Architecture, batches: Sequence[Tensor | tuple[Tensor, ...]]) -> None:
         """Repairs an extracted subnet in place, as the options say; the full size is left as it is."""
-        given = self.calibration or [b if isinstance(b, tuple) else (b,) for b in batches]
         whole = self.space.largest()
         changed = any(arch.get(gene, 0) != value for gene, value in whole.items())
-        if self.options.repair != "none" and given and changed:
-            repair(self, module, self.selection(arch), given, method=self.options.repair)
+        if self.options.repair == "none" or not changed:
+            return
+        if self._originals is None:
+            given = self.calibration or [b if isinstance(b, tuple) else (b,) for b in batches]
+            if not given:
+                return
+            self._originals = originals(self, given)
+        repair(self, module, self.selection(arch), self._originals, method=self.options.repair)
+
+    def row_weights(self, batches: Sequence[tuple[Tensor, ...]]) -> Mapping[str, Tensor]:
+        """Returns layer -> how much every row of its output matters, (rows,); remembered for the same data."""
+        if self._row_weights is None or self._row_weights[0] is not batches[0][0]:
+            self._row_weights = batches[0][0], sensitivities(self, batches)
+        return self._row_weights[1]
+
+    def repairable(self) -> Mapping[str, bool]:
+        """Returns layers that can make up for what is missing -> whether a residual sum follows; in graph order."""
+        if self._repairable is None:
+            self._repairable = {}
+            for node in self._live:
+                if node.op == "call_function" and operator_name(node) in {"linear", "conv2d"} and self._single(node):
+                    path = self.captured.paths[node]
+                    label = self.state.parameters[f"{path}.weight"][1]
+                    end = node
+                    while len(end.users) == 1 and operator_name(next(iter(end.users))) == "dropout":
+                        end = next(iter(end.users))
+                    into_sum = len(end.users) == 1 and operator_name(next(iter(end.users))) == "add"
+                    if into_sum or (label is not None and bool((self._owner[label] >= 0).any())):
+                        self._repairable[path] = into_sum
+        return self._repairable
 
     def repair_order(self, selection: Selection) -> list[str]:
-        """Returns the layers to repair, in graph order: those after the first change that can make up for it."""
-        found: dict[str, None] = {}
-        for node in self._live[self._first_change(selection) :]:
-            if node.op == "call_function" and operator_name(node) in {"linear", "conv2d"} and self._single(node):
-                path = self.captured.paths[node]
-                label = self.state.parameters[f"{path}.weight"][1]
-                free = label is not None and bool((self._owner[label] >= 0).any())
-                if free or path in self.residual_readers():
-                    found[path] = None
-        return list(found)
+        """Returns the layers to repair, in graph order: those behind the first change that can make up for it."""
+        later = {self.captured.paths[node] for node in self._live[self._first_change(selection) :]}
+        return [path for path in self.repairable() if path in later]
 
     def _first_change(self, selection: Selection) -> int:
         """Returns the position of the first node that a selection changes."""
@@ -406,22 +425,6 @@ class FromModel(Family):
             if node in exits or cut or path in selection.kernels or path in selection.ranks:
                 return i
         return len(self._live)
-
-    def residual_readers(self) -> dict[str, tuple[str, ...]]:
-        """Returns layer -> layers that read the sum to which its output is added."""
-        if self._readers is None:
-            self._readers = residual_readers(self)
-        return self._readers
-
-    def original(self, path: str, number: int, batch: tuple[Tensor, ...], *, side: str) -> Tensor:
-        """Returns input or output of a layer of the user's module on calibration batch `number`; remembered."""
-        key = (path, number, side)
-        if key not in self._activations:
-            if len(self._activations) >= MAX_ACTIVATIONS:
-                self._activations.clear()
-            seen = layer_seen(self.captured.module, batch, path)
-            self._activations[path, number, "input"], self._activations[path, number, "output"] = seen[:2]
-        return self._activations[key]
 
     def first_output(self, output: Any) -> Tensor:
         """Returns the first floating tensor of what the user's module returns."""

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from search_spaces.from_model.activations import Batch, fitted, unfolded
 from search_spaces.from_model.groups import energies
+from search_spaces.from_model.obs import removal_order
+from search_spaces.from_model.units import Label
 
 if TYPE_CHECKING:
     from search_spaces.from_model.family import FromModel
 
-Batch = tuple[Tensor, ...]
 CRITERIA = ("magnitude", "group", "bn_scale", "taylor", "wanda", "obs")
 WITH_DATA = frozenset({"taylor", "wanda", "obs"})
-DAMPING = 0.01
-"""Share of the mean diagonal that is added to a Gram matrix before it is inverted (SparseGPT's choice)."""
 
 
 def importance(family: FromModel, criterion: str, batches: Sequence[Batch] = ()) -> NDArray[np.float64]:
@@ -33,7 +33,8 @@ def importance(family: FromModel, criterion: str, batches: Sequence[Batch] = ())
     | `bn_scale` | absolute scale of its BatchNorms (Liu et al. 2017); `magnitude` where there is none |
     | `taylor` | sum of (w g)^2 (Molchanov et al. 2019), g of random projections of the output: no labels needed |
     | `wanda` | squared norm of its activation times that of the weights that read it (after Sun et al. 2023) |
-    | `obs` | error of the layer that reads it when it is removed and the others make up for it (OBS, SparseGPT) |
+    | `obs` | how long it stays when units go one after the other, each time the one that the layers that read it
+      miss least once the others make up for it (OBS, SparseGPT; see `obs.removal_order`) |
 
     The last three need calibration data. A unit without score of its own (a width that no linear layer reads) keeps
     its magnitude, scaled far down.
@@ -71,32 +72,58 @@ def importance(family: FromModel, criterion: str, batches: Sequence[Batch] = ())
     if criterion == "taylor":
         squares = _projected_gradients(family, batches)
         return score({n: weights[n].square() * g for n, g in squares.items()}) + made * 1e-9
-    grams = input_grams(family, list(weights), batches)
+    read = [n for n in weights if len(state.parameters[n]) > 1 and _shrinks(family, state.parameters[n][1])]
+    if criterion == "obs":
+        grams = input_grams(family, read, batches)
+        return removal_order(family, {n: weights[n] for n in grams}, grams) + score_below_one(made)
     table = {}
-    for name, gram in grams.items():
-        if criterion == "wanda":
-            column = gram.diagonal()
-        else:
-            damp = DAMPING * gram.diagonal().mean() + 1e-12
-            column = 1 / torch.linalg.inv(gram + damp * torch.eye(len(gram), dtype=gram.dtype)).diagonal()
-        inputs = weights[name].shape[1]
-        per_input = column.reshape(inputs, -1).sum(1)
+    for name, squares in input_grams(family, read, batches, diagonal=True).items():
+        per_input = squares.reshape(weights[name].shape[1], -1).sum(1)
         table[name] = weights[name].square() * per_input.view(1, -1, *[1] * (weights[name].dim() - 2))
     return score(table, 1) + made * 1e-9
 
 
-def input_grams(family: FromModel, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Returns weight -> sum of x x^T over examples and positions, (inputs * kernel, same), of linear and 2-D layers."""
+def _shrinks(family: FromModel, label: Label | None) -> bool:
+    """Whether some of an axis can go."""
+    units = np.concatenate([g.units for g in family.groups]) if family.groups else np.zeros(0, dtype=np.int64)
+    return label is not None and bool(np.isin(family.units.of[label], units).any())
+
+
+def score_below_one(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns scores scaled into [0, 1): they decide only between units of the same rank."""
+    top = float(scores.max(initial=0.0))
+    return scores / (top * 1.001) if top > 0 else scores
+
+
+def input_grams(
+    family: FromModel, names: Sequence[str], batches: Sequence[Batch], *, diagonal: bool = False
+) -> dict[str, Tensor]:
+    """Returns weight -> sum of w x x^T over examples and positions, (inputs * kernel, same), of linear and 2-D layers.
+
+    w are the sensitivities of the layer's output rows; a layer that runs twice counts with its first run.
+
+    Args:
+        family: of the original.
+        names: of weights.
+        batches: calibration inputs.
+        diagonal: only the diagonals, (inputs * kernel,).
+    """
     found: dict[str, Tensor] = {}
     handles = []
+    sensitivity = family.row_weights(batches)
+    taken: dict[str, int] = {}
     for path, layer in family.captured.module.named_modules():
         name = f"{path}.weight"
-        plain = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-        if plain and name in names:
+        if fitted(layer) and name in names and path in sensitivity:
 
-            def collect(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                rows = unfolded(module, inputs[0]).double()
-                found[name] = found.get(name, 0) + rows.T @ rows
+            def collect(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name, path: str = path) -> None:
+                x = unfolded(module, inputs[0])
+                start = taken.get(name, 0)
+                w = sensitivity[path][start : start + len(x)]
+                taken[name] = start + len(x)
+                x, w = x[: len(w)][w > 0], w[w > 0, None]
+                one = (w * x.square()).sum(0) if diagonal else (x * w).T @ x
+                found[name] = found.get(name, 0) + one.double()
 
             handles.append(layer.register_forward_pre_hook(collect))
     try:
@@ -107,15 +134,6 @@ def input_grams(family: FromModel, names: Sequence[str], batches: Sequence[Batch
         for handle in handles:
             handle.remove()
     return found
-
-
-def unfolded(layer: nn.Module, x: Tensor) -> Tensor:
-    """Returns what a linear layer or convolution multiplies by its weight, (rows, inputs * kernel)."""
-    if isinstance(layer, nn.Conv2d):
-        assert not isinstance(layer.padding, str)
-        columns = nn.functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
-    return x.reshape(-1, x.shape[-1])
 
 
 def _projected_gradients(family: FromModel, batches: Sequence[Batch]) -> dict[str, Tensor]:

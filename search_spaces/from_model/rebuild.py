@@ -65,10 +65,12 @@ class Rebuilt:
 
     Args:
         module: plain, on the default device, freshly initialised.
+        graph: what its forward was written from.
         names: place of a parameter or buffer in it -> name of the captured tensor.
     """
 
     module: nn.Module
+    graph: fx.Graph
     names: Mapping[str, str]
 
 
@@ -131,7 +133,7 @@ class _Rebuilder:
                 self.made[node] = self.value(instead[node])
             elif node in live:
                 self.made[node] = self.emit(node)
-        return Rebuilt(_with_forward(self.root, self.graph, name).eval(), dict(self.names))
+        return Rebuilt(_with_forward(self.root, self.graph, name).eval(), self.graph, dict(self.names))
 
     # -- values --------------------------------------------------------------------------------------
 
@@ -223,7 +225,8 @@ class _Rebuilder:
             return self.graph.call_method("size", (x, mapped["dim"]))
         if name in VIEWS or name == "expand":
             sizes = self.sizes(mapped["size" if name == "expand" or "size" in mapped else "shape"], labels)
-            return self.graph.call_method("expand" if name == "expand" else "reshape", (x, *self.open(node, sizes)))
+            method, opened = "expand" if name == "expand" else "reshape", self.open(node, sizes)
+            return self.graph.call_method(method, (x, *opened) if opened else (x, ()))  # () is a scalar
         if name == "unflatten":
             dim = args["dim"] % len(self.state.shape(args["self"]))
             sizes = self.sizes(mapped["sizes"], labels[dim : dim + len(args["sizes"])])

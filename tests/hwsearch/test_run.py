@@ -17,7 +17,6 @@ import torch
 import yaml
 
 from hwsearch.build import load_raw
-from hwsearch.cli import main
 from hwsearch.commands.run import RunOutcome, run
 from hwsearch.config import set_path
 from hwsearch.distribution import workers
@@ -56,24 +55,6 @@ class Log:
 
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Calls the command line in this process; returns exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["hwsearch", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, error = capsys.readouterr()
-        return code, out, error
-
-    return call
 
 
 def strict(text: str) -> Any:

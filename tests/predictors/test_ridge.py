@@ -117,5 +117,5 @@ def test_weights_of_unknown_errors_are_even() -> None:
 def test_alphas_are_checked() -> None:
     with pytest.raises(ValueError, match=r"alphas must be positive, but got \[0.0\]"):
         Ridge(example_space(), alphas=(0.0,))
-    with pytest.raises(ValueError, match="target must be 'raw' or 'log', but got 'sqrt'"):
+    with pytest.raises(ValueError, match="target must be 'raw', 'log' or 'rank', but got 'sqrt'"):
         Ridge(example_space(), target="sqrt")

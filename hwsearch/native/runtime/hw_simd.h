@@ -23,20 +23,15 @@
 #define HW_UNROLL
 #endif
 
+#if defined(HW_NEON) && !(defined(__ARM_NEON) && defined(__aarch64__))
+#error "neon needs a compiler for 64-bit ARM, set CC"
+#endif
+
 #if defined(__AVX512F__) && !defined(HW_PORTABLE)
 #include <immintrin.h>
 #define HW_VL 16
 typedef __m512 hw_vec;
-HW_INLINE hw_vec hw_load(const float *p) { return _mm512_loadu_ps(p); }
-HW_INLINE void hw_store(float *p, hw_vec a) { _mm512_storeu_ps(p, a); }
-HW_INLINE hw_vec hw_set(float a) { return _mm512_set1_ps(a); }
-HW_INLINE hw_vec hw_add(hw_vec a, hw_vec b) { return _mm512_add_ps(a, b); }
-HW_INLINE hw_vec hw_sub(hw_vec a, hw_vec b) { return _mm512_sub_ps(a, b); }
-HW_INLINE hw_vec hw_mul(hw_vec a, hw_vec b) { return _mm512_mul_ps(a, b); }
-HW_INLINE hw_vec hw_div(hw_vec a, hw_vec b) { return _mm512_div_ps(a, b); }
-HW_INLINE hw_vec hw_max(hw_vec a, hw_vec b) { return _mm512_max_ps(a, b); }
-HW_INLINE hw_vec hw_min(hw_vec a, hw_vec b) { return _mm512_min_ps(a, b); }
-HW_INLINE hw_vec hw_fma(hw_vec a, hw_vec b, hw_vec c) { return _mm512_fmadd_ps(a, b, c); }
+#define HW_X86(name) _mm512_##name
 HW_INLINE hw_vec hw_round(hw_vec a) { return _mm512_roundscale_ps(a, 0); }
 /* Values 0, 2, 4, ... (1, 3, 5, ...) of a and b, one behind the other. */
 HW_INLINE hw_vec hw_even(hw_vec a, hw_vec b)
@@ -60,16 +55,7 @@ HW_INLINE hw_vec hw_power2(hw_vec a)
 #include <immintrin.h>
 #define HW_VL 8
 typedef __m256 hw_vec;
-HW_INLINE hw_vec hw_load(const float *p) { return _mm256_loadu_ps(p); }
-HW_INLINE void hw_store(float *p, hw_vec a) { _mm256_storeu_ps(p, a); }
-HW_INLINE hw_vec hw_set(float a) { return _mm256_set1_ps(a); }
-HW_INLINE hw_vec hw_add(hw_vec a, hw_vec b) { return _mm256_add_ps(a, b); }
-HW_INLINE hw_vec hw_sub(hw_vec a, hw_vec b) { return _mm256_sub_ps(a, b); }
-HW_INLINE hw_vec hw_mul(hw_vec a, hw_vec b) { return _mm256_mul_ps(a, b); }
-HW_INLINE hw_vec hw_div(hw_vec a, hw_vec b) { return _mm256_div_ps(a, b); }
-HW_INLINE hw_vec hw_max(hw_vec a, hw_vec b) { return _mm256_max_ps(a, b); }
-HW_INLINE hw_vec hw_min(hw_vec a, hw_vec b) { return _mm256_min_ps(a, b); }
-HW_INLINE hw_vec hw_fma(hw_vec a, hw_vec b, hw_vec c) { return _mm256_fmadd_ps(a, b, c); }
+#define HW_X86(name) _mm256_##name
 HW_INLINE hw_vec hw_round(hw_vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 HW_INLINE hw_vec hw_sorted(__m256 a) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xD8)); }
 HW_INLINE hw_vec hw_even(hw_vec a, hw_vec b) { return hw_sorted(_mm256_shuffle_ps(a, b, 0x88)); }
@@ -143,6 +129,19 @@ HW_INLINE hw_vec hw_power2(hw_vec a)
     }
     return out;
 }
+#endif
+
+#ifdef HW_X86 /* what differs only in the width of its names */
+HW_INLINE hw_vec hw_load(const float *p) { return HW_X86(loadu_ps)(p); }
+HW_INLINE void hw_store(float *p, hw_vec a) { HW_X86(storeu_ps)(p, a); }
+HW_INLINE hw_vec hw_set(float a) { return HW_X86(set1_ps)(a); }
+HW_INLINE hw_vec hw_add(hw_vec a, hw_vec b) { return HW_X86(add_ps)(a, b); }
+HW_INLINE hw_vec hw_sub(hw_vec a, hw_vec b) { return HW_X86(sub_ps)(a, b); }
+HW_INLINE hw_vec hw_mul(hw_vec a, hw_vec b) { return HW_X86(mul_ps)(a, b); }
+HW_INLINE hw_vec hw_div(hw_vec a, hw_vec b) { return HW_X86(div_ps)(a, b); }
+HW_INLINE hw_vec hw_max(hw_vec a, hw_vec b) { return HW_X86(max_ps)(a, b); }
+HW_INLINE hw_vec hw_min(hw_vec a, hw_vec b) { return HW_X86(min_ps)(a, b); }
+HW_INLINE hw_vec hw_fma(hw_vec a, hw_vec b, hw_vec c) { return HW_X86(fmadd_ps)(a, b, c); }
 #endif
 
 /* Floats of a row of n values: whole vectors; a single value stands alone. */

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +12,11 @@ import yaml
 
 from hwsearch import build
 from hwsearch.build import registry
-from hwsearch.cli import main
 from hwsearch.commands.fit import averaged, fit
 from hwsearch.commands.space_source import open_space
 from hwsearch.errors import ConfigError, UserError
 from hwsearch.importers.table import write_header, write_row
+from predictors.base import Target
 from predictors.files import load
 from search_spaces.space import SearchSpace
 
@@ -28,21 +27,6 @@ NETWORK = {
     "objectives": ["macs"],
 }
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["hwsearch", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def space_file(folder: Path, raw: object) -> str:
@@ -147,6 +131,7 @@ def test_another_device_helps(tmp_path: Path, cli: Cli) -> None:
     assert json.loads(text)[0]["mean"] == pytest.approx(truth(space.row(space.largest())[None])[0], rel=0.1)
     for more, message in (
         (["--from-devices", ridge, "--from-devices", ridge], "different devices, but 'tablet' is given twice"),
+        (["--log", "--rank"], "--log and --rank exclude one another"),
         (["--from-devices", ridge, "--log"], "--from-devices decides the model and its transform itself"),
     ):
         code, _, error = cli(*base, *more)
@@ -247,11 +232,11 @@ def test_repeated_labels_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("name", list(registry.PREDICTORS))
-@pytest.mark.parametrize("log", [False, True])
-def test_every_model_is_made_with_and_without_costs(name: str, log: bool) -> None:
+@pytest.mark.parametrize("target", ["raw", "log", "rank"])
+def test_every_model_is_made_with_and_without_costs(name: str, target: Target) -> None:
     family = build.load_raw(NETWORK, source="test")
     for layers in (None, family.supernet(meta=True).layers):
-        made = registry.predictor(name, family.space, layers=layers, log=log)
+        made = registry.predictor(name, family.space, layers=layers, target=target)
         assert made.kind == name
 
 

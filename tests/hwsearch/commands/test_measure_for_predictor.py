@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import yaml
 
-from hwsearch.cli import main
 from hwsearch.commands import measure_for_predictor as module
 from hwsearch.commands.measure_for_predictor import Progress, measure_for_predictor
 from hwsearch.commands.measurement_log import MeasurementLog
@@ -41,21 +40,6 @@ def config(tmp_path: Path) -> str:
     path = tmp_path / "net.yaml"
     path.write_text(yaml.safe_dump(NETWORK))
     return str(path)
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["hwsearch", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def lines(out: Path) -> list[str]:

@@ -162,6 +162,10 @@ def test_simulated_device_with_sparse_kernels_keeps_zeros() -> None:
         cards[sparse] = made
         assert one("unstructured-0.9", [ACCURACY, LATENCY], cpu=made).kept == sparse
     assert calls[:4] == ["cnn 0/4", "ffn 1/4", "linear 2/4", "pointwise 3/4"]
+    # Where zeros may be skipped, layers of several shapes are probed too.
+    assert calls[4:9] == ["cnn 0/7", "ffn 1/7", "linear 2/7", "pointwise 3/7", "40-240-40 at 28 x 28 4/7"]
+    assert cards[True].break_even("96-576-96 at 14 x 14", "block-4x1") == 0.3  # the least that is probed
+    assert "| 96-576-96 at 14 x 14 | at most 0.50 | at most 0.30 |" in cards[True].table()
     assert cards[False].of("sparsity", "unstructured-0.9")[0].speedup == pytest.approx(1.0)
     assert cards[True].of("sparsity", "2:4")[0].speedup == pytest.approx(2.0, rel=0.03)
     assert cards[True].of("depth", "1")[0].speedup > 1.5
@@ -197,6 +201,21 @@ def test_real_engine_and_what_it_cannot_export(monkeypatch: pytest.MonkeyPatch) 
     made = profile(device, Picky(), created="2026-11-22", patterns=(), subjects=("ffn",))
     assert made.missing == ("precision/ffn/int8-dynamic: no",)
     assert "Not measured: precision/ffn/int8-dynamic: no" in made.table()
+
+
+def test_where_a_pattern_breaks_even() -> None:
+    made = card(
+        ("sparsity", "net", "unstructured-0.9", 4.0, 0.1),
+        ("sparsity", "net", "unstructured-0.5", 0.8, 0.1),
+        ("sparsity", "net", "2:4", 0.7, 0.1),
+        ("sparsity", "net", "block-4x1-0.3", 0.9, 0.1),
+        ("sparsity", "other", "unstructured-0.5", 1.5, 0.1),
+    )
+    # Times 1.25 and 0.25 of dense at 0.5 and 0.9: 1 at a quarter of the way.
+    assert made.break_even("net", "unstructured") == pytest.approx(0.6)
+    assert made.break_even("net", "block-4x1") is None
+    assert made.break_even("net", "groups-2") is None
+    assert "| net | 0.60 | above 0.30 |\n| other | at most 0.50 | - |" in made.table()
 
 
 def test_channel_multiple() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,27 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         ray_cluster.join(None)
     assert len(tries) == 2
     assert "\n" not in str(caught.value)
+
+
+def test_another_version_of_ray_or_python_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:  # as `ray.init` does, with what the head of another version says of itself
+        theirs = {"ray_version": "2.9.0", "python_version": "3.10.1"}
+        ray._private.utils.check_version_info(theirs, "This process", raise_on_mismatch=True)
+
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    monkeypatch.setattr(ray_cluster, "knock", lambda address: None)
+    with pytest.raises(UserError, match=r"^executor\.address must be a cluster of the same Ray and Python") as caught:
+        ray_cluster.join("10.0.0.1:6379")
+    assert all(version in str(caught.value) for version in ("2.9.0", "3.10.1", ray.__version__))
+    assert "\n" not in str(caught.value)
+
+
+def test_nobody_at_the_address_is_one_line_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(UserError, match=rf"^executor\.address must be a running Ray cluster, but '{address}' does not"):
+        ray_cluster.join(address)
+    assert not ray.is_initialized()
 
 
 def test_a_silent_head_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

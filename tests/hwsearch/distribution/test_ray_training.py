@@ -80,6 +80,7 @@ def go(folder: Path, config: TrainingConfig, place: Place, **options: Any) -> tu
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_one_rank_is_the_plain_loop_bit_for_bit_and_a_lost_worker_costs_an_epoch(cluster: None, tmp_path: Path) -> None:
     threads, plain = torch.get_num_threads(), make(CONFIG)
     torch.set_num_threads(1)  # sums depend on it

@@ -15,7 +15,6 @@ from hwsearch.errors import DeviceError, UserError
 from hwsearch.export.base import Exporter
 from hwsearch.export.verify import verify
 from hwsearch.native import compiler, targets
-from hwsearch.native.compiler import COMMON
 from hwsearch.native.exporter import CARD, NativeExporter
 from hwsearch.results import Artifact
 from search_spaces.bert import Bert
@@ -25,6 +24,7 @@ from search_spaces.supernet import Family, SparsityGenes, Supernet
 from search_spaces.vit import ViT
 from tests.contracts.exporter_contract import ExporterContract
 from tests.contracts.nets import conv_supernet, subnet
+from tests.hwsearch.native.nets import Own, settled
 
 
 class TestNative(ExporterContract):
@@ -39,19 +39,6 @@ class TestNativePortable(ExporterContract):
     @pytest.fixture
     def exporter(self) -> Exporter:
         return NativeExporter("portable")
-
-
-def settled(module: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
-    """BatchNorm with the statistics of one batch: values stay of order 1 and outputs differ by more than rounding."""
-    module.train()
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.momentum = None
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-    with torch.no_grad():
-        module(*batch)
-    return module.eval()
 
 
 def agreement(family: Family, sparsity: str, example: tuple[Tensor, ...], *, largest: bool = False) -> float:
@@ -93,29 +80,6 @@ def test_vit() -> None:
     family = ViT(preset="tiny")
     side = family.input_shape[1]
     assert agreement(family, "unstructured-0.8", images(side), largest=True) < 1e-4
-
-
-class Own(nn.Module):
-    """Layers of users' models that no built-in family has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 5, stride=2, padding=2)
-        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=2)
-        self.dilated = nn.Conv2d(12, 8, 3, padding=2, dilation=2)
-        self.norm = nn.BatchNorm2d(20)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.average = nn.AvgPool2d(2)
-        self.out = nn.Linear(20 * 2 * 2, 5)
-        self.scale = nn.Parameter(torch.tensor([0.5, 2.0, 1.5, -1.0, 1.0]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.nn.functional.silu(self.first(x))
-        z = self.grouped(y)
-        y = torch.cat([self.dilated(z).relu_(), z], 1)
-        y = self.average(self.pool(self.norm(1.0 - y * 0.5)))
-        y = y - y.mean((2, 3), keepdim=True) * torch.sigmoid(y.mean((2, 3), keepdim=True))
-        return torch.tanh(self.out(y.flatten(1)) * self.scale) / 2.0 + 0.25
 
 
 def test_own_model() -> None:
@@ -230,27 +194,6 @@ def test_calls_may_run_at_the_same_time(written: tuple[Path, Artifact, nn.Module
         got = list(pool.map(lambda batch: NativeExporter().run(artifact, (batch,)), batches))
     for one, other in zip(want, got, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize("flags", [("-fsanitize=address,undefined", "-fno-sanitize-recover=all")])
-@pytest.mark.parametrize("pattern", ["dense", "unstructured-0.8"])
-def test_sanitizers_find_nothing(tmp_path: Path, pattern: str, flags: tuple[str, ...]) -> None:
-    """Reads and writes stay inside of what the caller gives; the C example of a small net in a process of its own."""
-    supernet = conv_supernet()
-    sparse = {g.name for g in supernet.space.genes if pattern in g.choices}
-    genes = {name: pattern if name in sparse else v for name, v in supernet.space.smallest().to_dict().items()}
-    arch = supernet.space.architecture(genes)
-    module = supernet.extract(arch).eval()
-    artifact = NativeExporter().export(module, (torch.zeros(1, 3, 16, 16),), costs={})
-    for name, content in artifact.files.items():
-        (tmp_path / name).write_bytes(content)
-    objects = compiler.kernels(targets.best_target(), extra=("-O1", "-g", *flags))
-    command = [compiler.compiler()[0], *targets.best_target().flags, *COMMON, *flags, "example.c", "model.c"]
-    subprocess.run([*command, *map(str, objects), "-o", "example"], cwd=tmp_path, check=True)
-    done = subprocess.run(["./example"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    want = module(torch.zeros(1, 3, 16, 16)).detach().numpy()[0]
-    np.testing.assert_allclose(outputs(done.stdout), want, rtol=1e-4, atol=1e-6)
 
 
 # ---- compiler and targets -------------------------------------------------------------------------------------------

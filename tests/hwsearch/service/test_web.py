@@ -138,9 +138,9 @@ def test_bad_queries(client: TestClient, body: Any, status: int, line: str) -> N
         (b"[" * 100_000, 400, "the body must be JSON"),
         (b'{"architectures": [[' + b"9" * 10_000 + b"]]}", 400, "the body must be JSON"),
         (b'{"architectures": [[NaN, Infinity]]}', 422, "must have 6 choice indices"),
-        (b'{"architectures": {"\\ud800": 1}}', 422, "genes must be of this space"),
-        (b'{"architectures": {"depth": "\\ud800"}}', 422, "gene 'depth' must be one of"),
-        (b'{"\\ud800": 1, "architectures": 1}', 422, "the body must be a JSON object"),
+        (b'{"architectures": {"\\ud800": 1}}', 400, "the body must be JSON"),  # half a character is none
+        (b'{"architectures": {"depth": "\\ud800"}}', 400, "the body must be JSON"),
+        (b'{"\\ud800": 1, "architectures": 1}', 400, "the body must be JSON"),
         (b'{"architectures": 1, "level": NaN}', 422, "level: "),
         (b"x" * 200_001, 413, "at most 200,000 bytes, but it has 200,001 or more."),
     ],
