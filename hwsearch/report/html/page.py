@@ -121,6 +121,10 @@ def _notes(member: Mapping[str, Any]) -> str:
     notes = ["sparse"] if member["sparse"] else []
     if member["behind"]:
         notes.append("falls behind another net when measured again")
+    if member["ties"]:
+        notes.append("cannot be told from " + ", ".join(member["ties"]))
+    if member["probability"] is not None:
+        notes.append(f"on the true front with a probability of {member['probability']:.0%}")
     if member["passed"]:
         notes.append("passes the limit of " + ", ".join(member["passed"]))
     return "; ".join([*notes, *([member["error"]] if member["error"] else [])])

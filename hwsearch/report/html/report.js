@@ -192,7 +192,9 @@ function choose(key) {
   const command = `hwsearch export ${quoted(`${data.run}:${key}`)} --format onnx`;
   const copy = make("button", { type: "button" }, "Copy"), told = make("span", { role: "status" });
   copy.addEventListener("click", () => navigator.clipboard?.writeText(command).then(() => { told.textContent = "copied"; }, () => { told.textContent = "select it by hand"; }));
-  const notes = [m.sparse ? "sparse" : "dense", m.behind ? "falls behind another net when measured again" : "", m.exported ? `exported: ${data.run}/models/${key}/` : "",
+  const notes = [m.sparse ? "sparse" : "dense", m.behind ? "falls behind another net when measured again" : "",
+    m.ties.length ? `cannot be told from ${m.ties.join(", ")} (intervals of two standard errors overlap in every objective)` : "",
+    m.probability === null ? "" : `on the true front with a probability of ${Math.round(100 * m.probability)} %`, m.exported ? `exported: ${data.run}/models/${key}/` : "",
     ...m.passed.map(p => `passes the limit of ${p}`)].filter(Boolean).join("; ");
   card.replaceChildren(make("h3", {}, `Net ${key}, trial ${m.index}`), make("p", { class: "note" }, notes),
     list(names.filter(n => m.values[n] != null).map(n => [label(n), `${spread(m.values[n], m.stds[n])}  (in the search ${show(m.search[n])})`])),
