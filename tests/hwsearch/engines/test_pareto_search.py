@@ -129,7 +129,7 @@ def test_limits_are_learned() -> None:
 def test_hints_of_another_device() -> None:
     """The source's front seeds the start, and its losses are columns that the surrogates see."""
     space = large_space()
-    rows = unique_rows(space.sample(200, np.random.default_rng(3)))
+    rows = unique_rows(space.sample(60, np.random.default_rng(3)))
     losses = toy_losses(space, rows, 2)
     source = Source("other", rows, 3.0 * losses + 1.0)
     engine = ParetoSearch(space, n_objectives=2, sources=[source], inner=500)
