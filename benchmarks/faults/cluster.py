@@ -11,9 +11,9 @@ import argparse
 import os
 import sys
 import tempfile
-import threading
 import time
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,19 @@ class Slow:
         return self.worker.evaluate(job)
 
 
-def disturb(nodes: Nodes, every_s: float, over: threading.Event, log: list[str]) -> None:
-    """Loses a node and adds one, every so often."""
-    started = time.monotonic()
-    while not over.wait(every_s):
+def disturb(nodes: Nodes, every_s: float, search: Future[object]) -> int:
+    """Loses a node and adds one, every so often, until the search ends; returns how many were lost.
+
+    In the main thread: Ray's nodes of a test cluster set handlers of signals.
+    """
+    started, n_lost = time.monotonic(), 0
+    while not wait([search], timeout=every_s).done:
         what = nodes.kill_oldest()
         nodes.add()
-        log.append(f"{time.monotonic() - started:.0f} s: a node lost ({what}), another one joined")
-        print(log[-1], flush=True)
+        n_lost += 1
+        print(f"{time.monotonic() - started:.0f} s: a node lost ({what}), another one joined", flush=True)
+    search.result()
+    return n_lost
 
 
 def quiet_losses(raw: dict[str, Any], study: Study) -> np.ndarray:
@@ -95,19 +100,16 @@ def search(nodes: Nodes, folder: Path, *, trials: int, seconds: float, every_s: 
         address=nodes.address,
         limits=Limits(retries=1, timeout_s=120.0),
     )
-    over, log = threading.Event(), list[str]()
-    thread = threading.Thread(target=disturb, args=(nodes, every_s, over, log))
     started = time.monotonic()
     try:
-        thread.start()
-        Search(study, executor, plan.engine(()), folder=RunFolder(folder)).run(trials)
+        with ThreadPoolExecutor(1) as pool:
+            run = Search(study, executor, plan.engine(()), folder=RunFolder(folder)).run
+            n_lost = disturb(nodes, every_s, pool.submit(run, trials))
     finally:
-        over.set()
-        thread.join()
         executor.close()
     took = time.monotonic() - started
     retried = sum("retries" in trial.attributes for trial in study.trials)
-    print(f"{n_finished(study)} of {trials} trials finished in {took:.0f} s, {len(log)} nodes lost, {retried} retried")
+    print(f"{n_finished(study)} of {trials} trials finished in {took:.0f} s, {n_lost} nodes lost, {retried} retried")
     again = Study(NAME, plan.space, objectives=plan.objectives, devices=plan.measured, storage=storage)
     wrong = problems(None, folder)
     if n_finished(again) != trials or len(again.trials) != trials:
