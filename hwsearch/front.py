@@ -28,6 +28,9 @@ from hwsearch.runfolder import RunFolder, write_atomic, write_json
 from hwsearch.study import Study, Trial
 from search_spaces.supernet import Supernet
 
+ERRORS = 2.0
+"""Standard errors on either side of a value: what lies within is not told apart."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -41,6 +44,10 @@ class Member:
         validated: the same metrics again: hold-out accuracy, a new measurement of the same artifact.
         validated_stds: spread of these.
         behind: another member is at least as good in every validated objective and better in one.
+        ties: keys of members that the validated values cannot tell from it: the intervals of two standard errors
+            overlap in every objective.
+        front_probability: that no trial of the search truly beats it, given the spread of all labels; None where the
+            engine cannot say.
         passed: limits that the validated values pass.
         remade: made again for validation, it got other weights than in the search (another machine or library).
         artifacts: name -> digest; `weights` holds the subnet's own weights.
@@ -57,6 +64,8 @@ class Member:
     validated: Mapping[str, float] = field(default_factory=dict)
     validated_stds: Mapping[str, float] = field(default_factory=dict)
     behind: bool = False
+    ties: tuple[str, ...] = ()
+    front_probability: float | None = None
     passed: tuple[str, ...] = ()
     remade: bool = False
     artifacts: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +82,7 @@ def load_front(folder: RunFolder) -> list[Member]:
     """
     try:
         rows = json.loads(folder.front_json.read_text())["members"]
-        return [Member(**{**row, "passed": tuple(row["passed"])}) for row in rows]
+        return [Member(**{**row, **{n: tuple(row.get(n, ())) for n in ("passed", "ties")}}) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{folder.path} must hold a validated front (front.json), but the run has not come that far."
@@ -105,6 +114,7 @@ def validate(
     executor: Executor,
     folder: RunFolder,
     *,
+    probabilities: Mapping[int, float] | None = None,
     observe: Callable[[int, int], None] | None = None,
 ) -> list[Member]:
     """Returns the front with every member measured again and scored on the hold-out; stored in the run folder.
@@ -116,12 +126,16 @@ def validate(
         study: the record.
         executor: idle.
         folder: of the run.
+        probabilities: proposal index -> probability to be on the true front; None where the engine cannot say.
         observe: called with (done, total) steps.
     """
+    said = probabilities or {}
     trials = study.front()
     stored = stored_front(study, folder)
     if stored is not None:
-        return stored
+        members = [replace(m, front_probability=said.get(m.index)) for m in stored]  # more trials, the same front
+        save_front(members, study.objectives, study.limits, folder)
+        return members
     again: dict[int, Evaluated] = {}
     measured: dict[int, dict[str, Any]] = {trial.index: {} for trial in trials}
     errors: dict[int, str] = {}
@@ -168,7 +182,10 @@ def validate(
             device, reason = next(iter(reasons.items()))
             errors.setdefault(index, f"{device}: {reason}")
     members = [
-        _member(trial, again[trial.index], measured[trial.index], refused[trial.index], errors, study, folder)
+        replace(
+            _member(trial, again[trial.index], measured[trial.index], refused[trial.index], errors, study, folder),
+            front_probability=said.get(trial.index),
+        )
         for trial in trials
     ]
     members = _flag(members, study.objectives, study.limits)
@@ -216,7 +233,7 @@ def _member(
 
 
 def _flag(members: list[Member], objectives: Sequence[Objective], limits: Sequence[Objective]) -> list[Member]:
-    """Marks members whose validated values another member dominates, or pass a limit."""
+    """Marks members whose validated values another member dominates or ties with, or pass a limit."""
     if not members:
         return members
     losses = np.array([[o.loss(m.validated.get(o.name, math.nan)) for o in objectives] for m in members])
@@ -224,13 +241,16 @@ def _flag(members: list[Member], objectives: Sequence[Objective], limits: Sequen
     elsewhere = np.array([[bool(o.device and m.measured) for o in objectives] for m in members])
     absent = np.isnan(losses) & elsewhere & np.array([m.error is None for m in members])[:, None]
     best = pareto.front(pareto.beyond(losses, absent))
+    stds = np.array([[m.validated_stds.get(o.name, 0.0) for o in objectives] for m in members])
+    alike = pareto.overlapping(losses, ERRORS * np.nan_to_num(stds))
     return [
         replace(
             m,
             behind=not bool(keep),
+            ties=tuple(other.key for other, tied in zip(members, row, strict=True) if tied and other is not m),
             passed=tuple(o.name for o in limits if o.violation(m.validated.get(o.name, math.nan)) > 0),
         )
-        for m, keep in zip(members, best, strict=True)
+        for m, keep, row in zip(members, best, alike, strict=True)
     ]
 
 
@@ -243,13 +263,14 @@ def save_front(
     genes = list(dict.fromkeys(gene for member in members for gene in member.architecture))
     text = io.StringIO()
     writer = csv.writer(text)
-    head = ["key", "trial", "behind", "passed_limits", "error"]
+    head = ["key", "trial", "behind", "ties", "front_probability", "passed_limits", "error"]
     for name in names:
         head += [f"{name}:search", f"{name}:validated", f"{name}:validated_std"]
     writer.writerow([*head, *genes])
     for member in members:
         passed = " ".join(member.passed)
-        row: list[object] = [member.key, member.index, member.behind, passed, member.error or ""]
+        row: list[object] = [member.key, member.index, member.behind, " ".join(member.ties), member.front_probability]
+        row += [passed, member.error or ""]
         for name in names:
             row += [member.metrics.get(name), member.validated.get(name), member.validated_stds.get(name)]
         writer.writerow([*row, *[member.architecture.get(gene) for gene in genes]])

@@ -28,6 +28,12 @@ def front(losses: FloatArray) -> NDArray[np.bool_]:
     return mask
 
 
+def overlapping(losses: NDArray[np.float64], half_widths: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns (n, n) which rows have intervals (n, m) that overlap in every column; none with a missing loss."""
+    gaps = np.abs(losses[:, None] - losses[None])
+    return np.asarray((gaps <= half_widths[:, None] + half_widths[None]).all(axis=2))
+
+
 def beyond(losses: FloatArray, absent: NDArray[np.bool_]) -> FloatArray:
     """Returns losses (n, m) whose absent entries lie a tenth of the known span beyond the worst of their column.
 

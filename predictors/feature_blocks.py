@@ -40,7 +40,8 @@ class Reading:
         genes, choices = hot_choices(self.space)
         coded = np.where(self.active, self.rows, np.uint8(NO_CHOICE))
         by_gene = np.ascontiguousarray(coded.T)  # compared 32 at a time, gene by gene
-        return (by_gene[genes] == choices[:, None]).astype(np.float64).T
+        hit: NDArray[np.bool_] = by_gene[genes] == choices[:, None]
+        return hit.astype(np.float64).T
 
     @cached_property
     def layers(self) -> list[LayerSpec]:

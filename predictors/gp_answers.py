@@ -125,7 +125,7 @@ class _Part:
         if self.root is None:
             away = rows - self.centre
             away *= away
-            return away @ self.weight
+            return np.asarray(away @ self.weight, dtype=np.float64)
         away = rows @ self.root[:-1]
         away += self.root[-1]
-        return np.einsum("ij,ij->i", away, away)
+        return np.asarray(np.einsum("ij,ij->i", away, away), dtype=np.float64)

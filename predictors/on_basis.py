@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import qr
 
 from predictors.base import FloatArray
 
@@ -48,4 +49,5 @@ def shortest(root: FloatArray) -> FloatArray:
     """Returns a matrix (p, <= p) whose rows have the inner products of those of `root` (p, r)."""
     if root.shape[1] <= root.shape[0]:
         return root
-    return np.ascontiguousarray(np.linalg.qr(root.T, mode="r").T)
+    triangle: FloatArray = qr(root.T, mode="r", check_finite=False)[0][: root.shape[0]]
+    return np.ascontiguousarray(triangle.T)

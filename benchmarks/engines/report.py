@@ -44,13 +44,6 @@ def main() -> None:
             if noise:
                 shown = 100 * np.median([o["shown"] for o in of])
                 print(f"\nTrue hypervolume of the front that the labels show, {task} {reference}: {shown:.2f} %\n")
-        said = np.concatenate([r["probability"] for r in records if "probability" in r] or [np.zeros(0)])
-        true = np.concatenate([r["truth"] for r in records if "truth" in r] or [np.zeros(0)])
-        for low, high in ((0.0, 0.02), (0.02, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.01)):
-            inside = (said >= low) & (said < high)
-            if inside.any():
-                means = f"said {said[inside].mean():.3f}, true {true[inside].mean():.3f}"
-                print(f"\nmembership {low:.2f}-{high:.2f}: n {inside.sum()}, {means}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import tasks
 
 from hwsearch import pareto
 from hwsearch.commands.benchmark import make_engine
-from hwsearch.engines.pareto_search import ParetoSearch
 from hwsearch.tasks.searches import Conditions
 from hwsearch.tasks.simulate import Trajectory
 from hwsearch.tasks.task import Task
@@ -47,13 +46,6 @@ def scores(task: Task, found: Trajectory) -> dict[str, Any]:
         shown = pareto.hypervolume(found.losses[members], point) / pareto.hypervolume(task.front, point)
         out[reference] = {"evaluations": reached, "shares": at, "shown": shown}
     return out
-
-
-def membership(engine: ParetoSearch, found: Trajectory, noise: np.ndarray[Any, Any]) -> dict[str, list[float]]:
-    """Returns the reported probabilities of being on the front of what was tried, and whether it is so."""
-    stds = np.where(noise > 0, noise, np.nan) * np.ones_like(found.labels)
-    said = engine.membership(found.population, found.labels, stds=stds)
-    return {"probability": said.tolist(), "truth": pareto.front(found.losses).astype(float).tolist()}
 
 
 def main() -> None:
@@ -88,17 +80,8 @@ def main() -> None:
                 }
                 if any(key.items() <= line.items() for line in done):
                     continue
-                made: list[Any] = []
-                make = partial(make_engine, engine, options)
-
-                def kept(task: Task, seed: int, make: Any = make, made: list[Any] = made) -> Any:
-                    made.append(make(task, seed))
-                    return made[0]
-
-                found = conditions.search(task, kept, seed)
+                found = conditions.search(task, partial(make_engine, engine, options), seed)
                 record = {**key, "references": scores(task, found), "engine_seconds": found.engine_seconds}
-                if args.noise and isinstance(made[0], ParetoSearch):
-                    record |= membership(made[0], found, noise)
                 with args.out.open("a") as file:
                     file.write(json.dumps(record) + "\n")
                 print(name, label, seed, f"{found.engine_seconds:.1f} s", flush=True)

@@ -75,9 +75,10 @@ def onnxruntime_int8_call(module: nn.Module, example: Tensor) -> Call:
     return lambda: session.run(None, feeds)
 
 
-def openvino_call(module: nn.Module, example: Tensor) -> Call:
-    """One thread, one stream, f32, shapes fixed."""
-    artifact = OpenVinoExporter().export(module, (example,), costs={})
+def openvino_call(module: nn.Module, example: Tensor, *, precision: str = "fp32") -> Call:
+    """One thread, one stream, f32 or int8 (NNCF, calibrated on random inputs: only its time matters), shapes fixed."""
+    batches = [(torch.randn_like(example),) for _ in range(2)] if precision == "int8" else []
+    artifact = OpenVinoExporter().export(module, (example,), precision=precision, costs={}, calibration=batches)
     core = ov.Core()
     model = core.read_model(artifact.content, artifact.files["model.bin"])
     model.reshape({model.inputs[0]: list(example.shape)})

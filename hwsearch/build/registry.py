@@ -153,6 +153,7 @@ def predictor(
         raise ConfigError(f"the model must be one of {known}, but got {name!r}{nearest(name, known)}.")
     module, _, attribute = PREDICTORS[name].partition(":")
     kind = getattr(import_module(module), attribute)
+    options: dict[str, Any]
     if name == "auto":
         options = {} if target == "raw" else {"candidates": import_module(module).with_target(target)}
     else:

@@ -22,6 +22,7 @@ from hwsearch.commands.report import write_report
 from hwsearch.database import one_driver
 from hwsearch.devices.environment import machine
 from hwsearch.distribution.workers import WEIGHTS
+from hwsearch.engines.base import SearchEngine
 from hwsearch.errors import DeviceError, NoResultError, UserError
 from hwsearch.export.weights import encode
 from hwsearch.front import Member, save_front, spread, stored_front, validate, versions
@@ -182,12 +183,20 @@ def _search(
             observer.note(f"{device} could not measure {n} of {len(study.trials)} nets; the last: {reason}")
         if study.front():
             observer.phase("validate")
-            return validate(study, executor, folder, observe=observer.validation)
+            said = _front_probabilities(engine, study)
+            return validate(study, executor, folder, probabilities=said, observe=observer.validation)
     finally:
         executor.close()
         recorder.close()
     save_front([], study.objectives, study.limits, folder)
     return []
+
+
+def _front_probabilities(engine: SearchEngine, study: Study) -> dict[int, float] | None:
+    """Returns proposal index -> probability to be on the true front; None if nothing says how noisy labels are."""
+    history = study.history()
+    said = engine.front_probability(history) if (history.stds > 0).any() else None
+    return None if said is None else {t.index: float(p) for t, p in zip(study.trials, said, strict=True)}
 
 
 def _refusals(study: Study) -> dict[str, tuple[str, int]]:

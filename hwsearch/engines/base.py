@@ -60,6 +60,13 @@ class SearchEngine(ABC):
         """Returns what `propose(history, count)` is expected to bring; None of engines that cannot say."""
         return None
 
+    def front_probability(self, history: History) -> NDArray[np.float64] | None:
+        """Returns the probability (n,) of each trial to be on the true front; None of engines that cannot say.
+
+        Labels count with their standard errors; one without is taken for true.
+        """
+        return None
+
     def rng(self, history: History) -> np.random.Generator:
         """Returns the generator for one call: seeded by the engine's seed and the number of known trials."""
         return np.random.default_rng([self.seed, len(history)])
@@ -90,3 +97,38 @@ def fresh_samples(
         rest = rest[not_in(rest, np.concatenate([seen, chosen]))]
         chosen = np.concatenate([chosen, rng.permutation(rest)[: count - len(chosen)]])
     return chosen
+
+
+def filled(
+    space: SearchSpace, history: History, chosen: Population, count: int, rng: np.random.Generator
+) -> Population:
+    """Returns what an engine chose and, up to `count` rows, random architectures that are new beside it."""
+    seen = np.concatenate([history.genotypes, chosen])
+    return np.concatenate([chosen, fresh_samples(space, seen, count - len(chosen), rng)])
+
+
+def random_first(
+    engine: SearchEngine,
+    history: History,
+    count: int,
+    *,
+    initial: int,
+    informed: Callable[[History, Population, int, np.random.Generator], Population],
+) -> Population:
+    """Returns up to `count` rows: random ones until `initial` trials are known, then informed ones.
+
+    Args:
+        engine: says the space and the random numbers.
+        history: all trials.
+        count: at least 1.
+        initial: trials of the start.
+        informed: (usable trials, rows not to propose, how many, rng) -> up to as many new rows.
+    """
+    rng = engine.rng(history)
+    done = usable(history)
+    n_random = count if len(done) < 2 else min(count, max(0, initial - len(history)))
+    chosen = fresh_samples(engine.space, history.genotypes, n_random, rng)
+    if n_random < count:
+        seen = np.concatenate([history.genotypes, chosen])
+        chosen = np.concatenate([chosen, informed(done, seen, count - n_random, rng)])
+    return filled(engine.space, history, chosen, count, rng)

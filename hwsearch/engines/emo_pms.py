@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch import pareto
-from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples, usable
+from hwsearch.engines.base import ExactLosses, SearchEngine, filled, usable
 from hwsearch.engines.evolve import evolve
 from hwsearch.engines.initial import spread_sample
 from hwsearch.engines.predicted import Additive
@@ -74,8 +74,7 @@ class EmoPms(SearchEngine):
         if n_spread < count:
             seen = np.concatenate([history.genotypes, chosen])
             chosen = np.concatenate([chosen, self._joined(done, seen, count - n_spread, rng)])
-        seen = np.concatenate([history.genotypes, chosen])
-        return np.concatenate([chosen, fresh_samples(self.space, seen, count - len(chosen), rng)])
+        return filled(self.space, history, chosen, count, rng)
 
     def _models(self, done: History) -> list[Additive]:
         """Returns one additive model per loss and per limit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples, usable
+from hwsearch.engines.base import ExactLosses, SearchEngine, filled, fresh_samples, usable
 from hwsearch.engines.selection import survivors
 from hwsearch.results import History
 from search_spaces.space import Population, SearchSpace, not_in, unique_rows
@@ -70,5 +70,4 @@ class Evolution(SearchEngine):
             children = unique_rows(self.space.mutate(alive.genotypes[best], rng, self.mutation))
             children = children[not_in(children, np.concatenate([history.genotypes, chosen]))]
             chosen = np.concatenate([chosen, children[:missing]])
-        seen = np.concatenate([history.genotypes, chosen])
-        return np.concatenate([chosen, fresh_samples(self.space, seen, count - len(chosen), rng)])
+        return filled(self.space, history, chosen, count, rng)

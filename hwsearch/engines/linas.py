@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from hwsearch import pareto
-from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples, usable
+from hwsearch.engines.base import ExactLosses, SearchEngine, random_first
 from hwsearch.engines.evolve import evolve
 from hwsearch.engines.predicted import Predicted, ridge_or_svr
 from hwsearch.results import History
@@ -49,15 +51,8 @@ class Linas(SearchEngine):
 
     def propose(self, history: History, count: int) -> Population:
         """Returns up to `count` architectures (k, g): random ones until `population` are known, then predicted best."""
-        rng = self.rng(history)
-        done = usable(history)
-        n_random = count if len(done) < 2 else min(count, max(0, self.population - len(history)))
-        chosen = fresh_samples(self.space, history.genotypes, n_random, rng)
-        if n_random < count:
-            seen = np.concatenate([history.genotypes, chosen])
-            chosen = np.concatenate([chosen, self._best(history, done, seen, count - n_random, rng)])
-        seen = np.concatenate([history.genotypes, chosen])
-        return np.concatenate([chosen, fresh_samples(self.space, seen, count - len(chosen), rng)])
+        best = partial(self._best, history)
+        return random_first(self, history, count, initial=self.population, informed=best)
 
     def _best(
         self, history: History, done: History, seen: Population, count: int, rng: np.random.Generator

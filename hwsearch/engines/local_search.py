@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch import pareto
-from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples, usable
+from hwsearch.engines.base import ExactLosses, SearchEngine, filled, fresh_samples, usable
 from hwsearch.results import History
 from search_spaces.space import Population, SearchSpace, not_in, unique_rows
 
@@ -54,8 +54,7 @@ class LocalSearch(SearchEngine):
                 chosen = np.concatenate([chosen, more])
                 if len(chosen) == count:
                     break
-        seen = np.concatenate([history.genotypes, chosen])
-        return np.concatenate([chosen, fresh_samples(self.space, seen, count - len(chosen), rng)])
+        return filled(self.space, history, chosen, count, rng)
 
     def _around(self, members: Population, seen: Population, count: int, rng: np.random.Generator) -> Population:
         """Returns up to `count` new neighbours, one after another of the member whose neighbours are least tried."""

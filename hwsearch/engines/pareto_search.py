@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch import pareto
-from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples
+from hwsearch.engines.base import ExactLosses, SearchEngine, filled
 from hwsearch.engines.batch import Acquisition, climb
 from hwsearch.engines.beliefs import MAX_ROWS, Beliefs, Candidates
 from hwsearch.engines.encoding import Columns, Encoding
@@ -86,39 +86,40 @@ class ParetoSearch(SearchEngine):
         """Returns what `propose(history, count)` is expected to bring; costs nothing right after that call."""
         return self._step(history, count)[1]
 
-    def membership(self, population: Population, labels: FloatArray, *, stds: FloatArray) -> FloatArray:
-        """Returns the probability (n,) of each of these finished trials to be on their true front.
-
-        Args:
-            population: (n, g) distinct canonical rows.
-            labels: (n, m) noisy losses, finite.
-            stds: (n, m) their standard errors, NaN where a label is taken for true.
-        """
-        return self.front_probability(History.of(population, labels, stds=stds))
-
     def front_probability(self, history: History) -> FloatArray:
         """Returns the probability (n,) of each trial to be on the true front; see `membership.membership`.
 
         Of long histories only the best ranks have a chance above 0.
         """
         out = np.zeros(len(history))
-        done = np.flatnonzero(history.finished & np.isfinite(history.losses).all(axis=1))
-        known = np.asarray(np.isfinite(history.violations).all(axis=1))
-        done = done[known[done]]
+        done, beliefs = self._looked_back(history)
+        if beliefs is not None:
+            out[done] = membership(beliefs, np.random.default_rng([self.seed, len(done), 2]))
+        elif len(done):
+            kept = np.asarray((history.violations[done] <= 0).all(axis=1))
+            out[done] = pareto.front(np.where(kept[:, None], history.losses[done], np.nan))
+        return out
+
+    def estimates(self, history: History) -> FloatArray:
+        """Returns losses (n, m) less their known noise: posterior means where a label has a standard error."""
+        out = history.losses.copy()
+        done, beliefs = self._looked_back(history)
+        if beliefs is not None:
+            out[done] = beliefs.values[:, : self.n_objectives]
+        return out
+
+    def _looked_back(self, history: History) -> tuple[NDArray[np.intp], Beliefs | None]:
+        """Returns the finished trials (of long histories the best ranks), and what is believed of them once it is."""
+        known = np.isfinite(np.concatenate([history.losses, history.violations], axis=1)).all(axis=1)
+        done = np.flatnonzero(history.finished & known)
         if len(done) > MAX_ROWS:
             rank = pareto.constrained_ranks(history.losses[done], history.violations[done])
             done = np.sort(done[np.argsort(rank, kind="stable")[:MAX_ROWS]])
         if not len(done):
-            return out
+            return done, None
         part = history.only(done)
         beliefs = self._beliefs(part, part.genotypes[:0])
-        if not beliefs.ready:
-            kept = np.asarray((part.violations <= 0).all(axis=1))
-            losses = np.where(kept[:, None], part.losses, np.nan)
-            out[done] = pareto.front(losses)
-            return out
-        out[done] = membership(beliefs, np.random.default_rng([self.seed, len(done), 2]))
-        return out
+        return done, beliefs if beliefs.ready else None
 
     def _step(self, history: History, count: int) -> tuple[Population, Outlook]:
         digest = _digest(history, count)
@@ -138,8 +139,7 @@ class ParetoSearch(SearchEngine):
             else:
                 more = self._unseen_start(history, count)[len(chosen) :]
             chosen = np.concatenate([chosen, more])
-        seen = np.concatenate([history.genotypes, chosen])
-        return np.concatenate([chosen, fresh_samples(self.space, seen, count - len(chosen), rng)]), outlook
+        return filled(self.space, history, chosen, count, rng), outlook
 
     def _unseen_start(self, history: History, count: int) -> Population:
         """Returns up to `count` rows of the start that are not in the history, those within the first 4 `initial`."""

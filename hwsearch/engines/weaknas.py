@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from hwsearch import pareto
-from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples, usable
+from hwsearch.engines.base import ExactLosses, SearchEngine, random_first
 from hwsearch.engines.predicted import Predicted, random_forest
 from hwsearch.engines.selection import survivors
 from hwsearch.results import History
@@ -55,19 +55,11 @@ class WeakNas(SearchEngine):
 
     def propose(self, history: History, count: int) -> Population:
         """Returns up to `count` architectures (k, g): random ones until `initial` are known, then drawn of the best."""
-        rng = self.rng(history)
-        done = usable(history)
-        n_random = count if len(done) < 2 else min(count, max(0, self.initial - len(history)))
-        chosen = fresh_samples(self.space, history.genotypes, n_random, rng)
-        if n_random < count:
-            seen = np.concatenate([history.genotypes, chosen])
-            best = self._best(history, done, seen, max(self.top, count - n_random), rng)
-            chosen = np.concatenate([chosen, rng.permutation(best)[: count - n_random]])
-        seen = np.concatenate([history.genotypes, chosen])
-        return np.concatenate([chosen, fresh_samples(self.space, seen, count - len(chosen), rng)])
+        best = partial(self._drawn, history)
+        return random_first(self, history, count, initial=self.initial, informed=best)
 
-    def _best(
-        self, history: History, done: History, seen: Population, top: int, rng: np.random.Generator
+    def _drawn(
+        self, history: History, done: History, seen: Population, count: int, rng: np.random.Generator
     ) -> Population:
         front = done.genotypes[pareto.constrained_ranks(done.losses, done.violations) == 0]
         near = self.space.mutate(front[rng.integers(0, len(front), self.pool // 2)], rng, 2.0 / self.space.n_genes)
@@ -76,5 +68,5 @@ class WeakNas(SearchEngine):
         if not len(pool):
             return pool
         predicted = Predicted(self.space, history, exact=self.exact, learner=partial(random_forest, n_trees=self.trees))
-        rows, _ = survivors(predicted.losses(pool), predicted.violations(pool), top)
-        return pool[rows]
+        rows, _ = survivors(predicted.losses(pool), predicted.violations(pool), max(self.top, count))
+        return rng.permutation(pool[rows])[:count]

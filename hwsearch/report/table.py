@@ -48,6 +48,9 @@ def front_table(content: Mapping[str, Any]) -> Table:
     with_precision = any("precision" in member["architecture"] for member in members)
     if with_precision:
         table.add_column("precision", no_wrap=True)
+    with_probability = any(member.get("front_probability") is not None for member in members)
+    if with_probability:
+        table.add_column("on the\nfront", justify="right", no_wrap=True)
     table.add_column("note", min_width=6)
     for member in members:
         cells = [member["key"]]
@@ -59,6 +62,9 @@ def front_table(content: Mapping[str, Any]) -> Table:
         cells.append(f"{len(sparse)}/{len(patterns)}" if patterns else "-")
         if with_precision:
             cells.append(str(member["architecture"]["precision"]))
+        if with_probability:
+            probability = member.get("front_probability")
+            cells.append("-" if probability is None else f"{probability:.0%}")
         cells.append(escape(member["error"] or ", ".join(_notes(member))))
         table.add_row(*cells)
     return table
@@ -68,7 +74,12 @@ def _notes(member: Mapping[str, Any]) -> list[str]:
     """Returns what is special about a net of a front."""
     passed = [f"passes {name}" for name in member["passed"]]
     refused = [f"not on {device}" for device in member.get("refused", {})]
-    return ["behind"] * member["behind"] + passed + refused + ["remade"] * member["remade"]
+    ties = [f"ties with {_few(member['ties'])}"] if member.get("ties") else []
+    return ["behind"] * member["behind"] + ties + passed + refused + ["remade"] * member["remade"]
+
+
+def _few(keys: Sequence[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{len(keys)} others"
 
 
 def exports_table(exports: Mapping[str, Mapping[str, Any]]) -> Table:

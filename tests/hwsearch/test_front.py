@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from hwsearch.commands.query import front
-from hwsearch.commands.run import run
+from hwsearch.commands.run import _front_probabilities, run
+from hwsearch.engines.pareto_search import ParetoSearch
+from hwsearch.engines.random_search import RandomSearch
 from hwsearch.errors import RunFolderError, UserError
 from hwsearch.front import Member, _flag, choose, load_front, robust_of, save_front, spread
 from hwsearch.objectives import Objective
+from hwsearch.results import Evaluation
 from hwsearch.runfolder import RunFolder
+from hwsearch.study import Study, open_storage
+from tests.contracts.engine_contract import small_space
 from tests.hwsearch.runs import Silent, costs_only, write
 
 ACCURACY = Objective("accuracy", direction="maximize")
@@ -40,6 +45,22 @@ def test_members_that_fall_behind_are_kept_and_flagged() -> None:
     assert _flag([], (ACCURACY,), ()) == []
 
 
+def test_what_cannot_be_told_apart_ties() -> None:
+    """Intervals of two standard errors that overlap in every objective; without an error a value is exact."""
+    near = {"accuracy": 0.005, "latency_ms@cpu": 0.1}
+    members = [
+        member(0, 0.900, 5.0, validated_stds=near),
+        member(1, 0.885, 5.3, validated_stds=near),  # behind 0, but by less than what is known
+        member(2, 0.850, 5.3, validated_stds=near),  # ties in latency alone with 0
+        member(3, 0.885, 5.2),
+        member(4, 0.885, 5.6),
+        member(5, None, 5.1, validated_stds=near),
+    ]
+    flagged = _flag(members, (ACCURACY, LATENCY), ())
+    assert [m.ties for m in flagged] == [("k1",), ("k0", "k3"), (), ("k1",), (), ()]
+    assert [m.behind for m in flagged] == [False, True, True, True, True, True]
+
+
 def test_limits_that_validation_passes_are_named() -> None:
     limits = (Objective("accuracy", direction="maximize", limit=0.85), Objective("latency_ms", "cpu", limit=4.0))
     flagged = _flag([member(0, 0.9, 5.0), member(1, 0.8, 4.0), member(2, 0.8, 9.0)], (ACCURACY, LATENCY), limits)
@@ -49,7 +70,9 @@ def test_limits_that_validation_passes_are_named() -> None:
 def test_the_front_is_stored_and_read_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     members = [
-        member(0, 0.9, 5.0, passed=("accuracy",), stds={"accuracy": math.nan}),
+        member(
+            0, 0.9, 5.0, passed=("accuracy",), ties=("k1", "k7"), front_probability=0.25, stds={"accuracy": math.nan}
+        ),
         member(1, None, None, error="ill"),
     ]
     limit = Objective("macs", limit=3.0)
@@ -61,6 +84,9 @@ def test_the_front_is_stored_and_read_back(tmp_path: Path) -> None:
     with folder.front_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["passed_limits"] == "accuracy"
+    assert (first.ties, first.front_probability) == (("k1", "k7"), 0.25)
+    assert (rows[0]["ties"], rows[0]["front_probability"]) == ("k1 k7", "0.25")
+    assert (rows[1]["ties"], rows[1]["front_probability"]) == ("", "")
     assert rows[1]["error"] == "ill"
     assert rows[1]["accuracy:validated"] == ""
     assert "macs:validated" in rows[0]
@@ -70,7 +96,7 @@ def test_a_front_of_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     save_front([], (ACCURACY,), (), folder)
     assert load_front(folder) == []
-    assert folder.front_csv.read_text().startswith("key,trial,behind,passed_limits,error,accuracy:search")
+    assert folder.front_csv.read_text().startswith("key,trial,behind,ties,front_probability,passed_limits,error,")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"members": [{"key": 1}]}', '{"members": 5}'])
@@ -154,3 +180,35 @@ def test_a_run_with_a_larger_budget_and_one_more_device_has_a_robust_front(tmp_p
     assert len(shown["objectives"]) == 3
     with pytest.raises(UserError, match=r"--robust must be given without --device"):
         front(tmp_path / "run", device="a", robust=True)
+
+
+def test_probabilities_to_be_on_the_true_front(tmp_path: Path) -> None:
+    """Where the spread of labels is known the default engine says it, the same when it is asked again."""
+    raw = costs_only(
+        objectives=["macs", "latency_ms@sim"],
+        limits=[],
+        devices={"sim": {"runtime": "simulated", "options": {"noise": 0.3}}},
+        search={"engine": "pareto", "trials": 12, "options": {"initial": 4, "inner": 100}},
+        export={"nets": 0},
+    )
+    outcome = run(write(tmp_path, raw), run_dir=tmp_path / "run", observer=Silent())
+    found = [m.front_probability for m in outcome.members]
+    assert all(p is not None and 0.0 <= p <= 1.0 for p in found)
+    assert min(p for p in found if p is not None) < 1.0
+    outcome.folder.front_json.unlink()
+    run(tmp_path / "config.yaml", run_dir=tmp_path / "run", observer=Silent())
+    assert [m.front_probability for m in load_front(outcome.folder)] == found
+
+
+def test_who_cannot_say_a_probability(tmp_path: Path) -> None:
+    space = small_space()
+    study = Study("run", space, objectives=(ACCURACY, LATENCY), storage=open_storage(None, tmp_path / "study.log"))
+    engine = ParetoSearch(space, n_objectives=2)
+    for n, (row, std) in enumerate(zip(space.enumerate()[:6], (0.0, 0.0, 0.0, 0.0, 0.0, 0.1), strict=True)):
+        (index,) = study.start(row[None])
+        metrics = {"accuracy": 0.5 + 0.1 * n, "latency_ms@cpu": 1.0 + n}
+        study.record(index, Evaluation(metrics, 1.0, stds={"accuracy": std} if std else {}))
+        said = _front_probabilities(engine, study)
+        assert (said is None) == (std == 0.0)
+    assert said is not None and list(said) == list(range(6))
+    assert _front_probabilities(RandomSearch(space, n_objectives=2), study) is None

@@ -12,6 +12,19 @@ def test_front_of_known_points() -> None:
     assert len(pareto.front(np.zeros((0, 2)))) == 0
 
 
+def test_intervals_that_overlap_everywhere() -> None:
+    losses = np.array([[1.0, 1.0], [1.5, 1.0], [1.5, 2.0], [np.nan, 1.0]])
+    half = np.array([[0.3, 0.0], [0.2, 0.0], [0.2, 1.0], [9.0, 9.0]])
+    assert pareto.overlapping(losses, half).tolist() == [
+        [True, True, True, False],
+        [True, True, True, False],
+        [True, True, True, False],
+        [False, False, False, False],
+    ]
+    assert not pareto.overlapping(losses[:2], 0.9 * half[:2])[0, 1]
+    assert pareto.overlapping(losses[:0], half[:0]).shape == (0, 0)
+
+
 def test_ranks_peel_fronts() -> None:
     losses = np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 3.0], [3.0, 3.0]])
     assert list(pareto.ranks(losses)) == [0, 1, 0, 2]

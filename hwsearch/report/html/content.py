@@ -140,6 +140,8 @@ def _members(members: Sequence[Mapping[str, Any]], sources: Sources) -> list[dic
             "values": _all_short(member["validated"]),
             "stds": _all_short(member["validated_stds"]),
             "behind": bool(member["behind"]),
+            "ties": list(member.get("ties", ())),
+            "probability": _short(member.get("front_probability")),
             "passed": list(member["passed"]),
             "error": member["error"],
             "exported": member["key"] in sources.exported,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -82,7 +83,7 @@ def _front_table(content: Mapping[str, Any]) -> str:
     units = {o["name"]: o["unit"] for o in content["objectives"]}
     head = "".join(f'<th scope="col">{html.escape(_label(n, units[n]))}</th>' for n in names)
     rows = []
-    for member in content["members"]:
+    for member in sorted(content["members"], key=lambda m: _worse(m, content["objectives"][0])):
         cells = "".join(f"<td>{_value(member['values'].get(n), member['stds'].get(n))}</td>" for n in names)
         key = html.escape(member["key"])
         notes = html.escape(_notes(member))
@@ -100,6 +101,11 @@ def _front_table(content: Mapping[str, Any]) -> str:
     )
 
 
+def _worse(member: Mapping[str, Any], objective: Mapping[str, Any]) -> float:
+    value = member["values"].get(objective["name"])
+    return math.inf if value is None else float(objective["sign"] * value)
+
+
 def _label(name: str, unit: str) -> str:
     return f"{name} [{unit}]" if unit else name
 
@@ -115,6 +121,10 @@ def _notes(member: Mapping[str, Any]) -> str:
     notes = ["sparse"] if member["sparse"] else []
     if member["behind"]:
         notes.append("falls behind another net when measured again")
+    if member["ties"]:
+        notes.append("cannot be told from " + ", ".join(member["ties"]))
+    if member["probability"] is not None:
+        notes.append(f"on the true front with a probability of {member['probability']:.0%}")
     if member["passed"]:
         notes.append("passes the limit of " + ", ".join(member["passed"]))
     return "; ".join([*notes, *([member["error"]] if member["error"] else [])])

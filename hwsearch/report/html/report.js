@@ -132,8 +132,8 @@ function front(device) {
       const shape = m.sparse ? `M${cx} ${cy - 7}l6 7l-6 7l-6-7z` : `M${cx - 5.5} ${cy}a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0-11 0`;
       const mark = make("g", { class: `member${m.behind ? " behind" : ""}${m.key === chosen ? " chosen" : ""}`, role: "button",
         "data-key": m.key, tabindex: i ? "-1" : "0", "aria-label": `net ${m.key}, ${kind}: ${label(nx)} ${show(m.values[nx])}, ${label(ny)} ${show(m.values[ny])}` },
-        make("line", { class: `bar ${kind}`, x1: cx - hx, x2: cx + hx, y1: cy, y2: cy }),
-        make("line", { class: `bar ${kind}`, x1: cx, x2: cx, y1: cy - hy, y2: cy + hy }), make("path", { class: kind, d: shape }));
+        make("line", { class: `bar ${kind}`, x1: Math.max(cx - hx, area.box.left), x2: Math.min(cx + hx, area.box.right), y1: cy, y2: cy }),
+        make("line", { class: `bar ${kind}`, x1: cx, x2: cx, y1: Math.max(cy - hy, area.box.top), y2: Math.min(cy + hy, area.box.bottom) }), make("path", { class: kind, d: shape }));
       mark.addEventListener("keydown", event => {
         const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
         if (step) { event.preventDefault(); const next = marks[(i + step + marks.length) % marks.length];
@@ -192,7 +192,9 @@ function choose(key) {
   const command = `hwsearch export ${quoted(`${data.run}:${key}`)} --format onnx`;
   const copy = make("button", { type: "button" }, "Copy"), told = make("span", { role: "status" });
   copy.addEventListener("click", () => navigator.clipboard?.writeText(command).then(() => { told.textContent = "copied"; }, () => { told.textContent = "select it by hand"; }));
-  const notes = [m.sparse ? "sparse" : "dense", m.behind ? "falls behind another net when measured again" : "", m.exported ? `exported: ${data.run}/models/${key}/` : "",
+  const notes = [m.sparse ? "sparse" : "dense", m.behind ? "falls behind another net when measured again" : "",
+    m.ties.length ? `cannot be told from ${m.ties.join(", ")} (intervals of two standard errors overlap in every objective)` : "",
+    m.probability === null ? "" : `on the true front with a probability of ${Math.round(100 * m.probability)} %`, m.exported ? `exported: ${data.run}/models/${key}/` : "",
     ...m.passed.map(p => `passes the limit of ${p}`)].filter(Boolean).join("; ");
   card.replaceChildren(make("h3", {}, `Net ${key}, trial ${m.index}`), make("p", { class: "note" }, notes),
     list(names.filter(n => m.values[n] != null).map(n => [label(n), `${spread(m.values[n], m.stds[n])}  (in the search ${show(m.search[n])})`])),

@@ -129,7 +129,7 @@ def test_limits_are_learned() -> None:
 def test_hints_of_another_device() -> None:
     """The source's front seeds the start, and its losses are columns that the surrogates see."""
     space = large_space()
-    rows = unique_rows(space.sample(200, np.random.default_rng(3)))
+    rows = unique_rows(space.sample(60, np.random.default_rng(3)))
     losses = toy_losses(space, rows, 2)
     source = Source("other", rows, 3.0 * losses + 1.0)
     engine = ParetoSearch(space, n_objectives=2, sources=[source], inner=500)
@@ -186,11 +186,10 @@ def test_known_noise_is_taken_off_the_labels() -> None:
     stds = np.stack([np.full(len(rows), 0.5), np.full(len(rows), np.nan)], axis=1)
     labels = losses + np.nan_to_num(stds) * np.random.default_rng(1).standard_normal(losses.shape)
     engine = ParetoSearch(task.space, n_objectives=2, exact=task.known())
-    beliefs = engine._beliefs(History.of(rows, labels, stds=stds), rows[:0])
-    left = np.sqrt(((beliefs.values - losses)[:, 0] ** 2).mean())
+    left = np.sqrt(((engine.estimates(History.of(rows, labels, stds=stds)) - losses)[:, 0] ** 2).mean())
     assert left < 0.85 * np.sqrt(((labels - losses)[:, 0] ** 2).mean())
-    certain = engine._beliefs(History.of(rows, labels), rows[:0])
-    assert (certain.values == labels).all()
+    assert (engine.estimates(History.of(rows, labels)) == labels).all()
+    assert (engine.estimates(History.of(rows[:3], labels[:3], stds=stds[:3])) == labels[:3]).all()  # too few to learn
 
 
 def test_front_of_noisy_labels_has_probabilities() -> None:
@@ -203,7 +202,7 @@ def test_front_of_noisy_labels_has_probabilities() -> None:
     rng = np.random.default_rng(1)
     labels = losses + np.nan_to_num(stds) * rng.standard_normal(losses.shape)
     engine = ParetoSearch(task.space, n_objectives=2, exact=task.known())
-    said = engine.membership(rows, labels, stds=stds)
+    said = engine.front_probability(History.of(rows, labels, stds=stds))
     truth = pareto.front(losses)
     # The Brier score of the probabilities is better than that of the front of the labels.
     assert ((said - truth) ** 2).mean() < ((pareto.front(labels).astype(float) - truth) ** 2).mean() + 1e-9

@@ -124,7 +124,9 @@ int main(void)
 """
 
 
-@every_net
+@pytest.mark.parametrize(
+    "net", ["own", "cnn", *(pytest.param(net, marks=pytest.mark.slow) for net in ("grouped", "bert"))]
+)
 def test_sanitizers_find_nothing(net: str, tmp_path: Path) -> None:
     flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     (tmp_path / "probe.c").write_text("int main(void) { return 0; }\n")

@@ -65,6 +65,8 @@ def front_of(study: Study) -> dict[str, Any]:
             "validated": t.metrics,
             "validated_stds": t.stds,
             "behind": False,
+            "ties": ["a" * 12],
+            "front_probability": 0.42,
             "passed": [],
             "error": None,
         }
@@ -139,6 +141,7 @@ def test_a_page_is_self_contained_and_no_name_can_leave_its_data(tmp_path: Path)
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text)
     assert "connect-src" not in text and "default-src 'none'" in text
     assert len(text) < 5_000_000
+    assert "cannot be told from aaaaaaaaaaaa; on the true front with a probability of 42%" in text
 
 
 def test_a_run_without_front_has_a_report(tmp_path: Path) -> None:

@@ -47,7 +47,19 @@ def test_front_table() -> None:
     assert "must be one of ['a'], but got [/b]." in text
     assert "2±0.01" in text
     assert "1/2" in text
+    assert len([c for c in front_table(content).columns if str(c.header).startswith("on the")]) == 0
     assert front_table({"objectives": OBJECTIVES, "members": []}).row_count == 0
+
+
+def test_front_table_with_ties_and_probabilities() -> None:
+    members = [
+        member("low", 0.5, ties=["high"], front_probability=0.314),
+        member("high", 0.9, ties=["low", "mid"], front_probability=1.0),
+        member("mid", 0.7, front_probability=None),
+    ]
+    text = "\n".join(shown(front_table({"objectives": OBJECTIVES, "members": members})))
+    assert "31%" in text and "100%" in text
+    assert "ties with high" in text and "ties with 2 others" in text
 
 
 @pytest.mark.parametrize(
