@@ -20,7 +20,7 @@ quickstart: $(VENV)/.installed-run ## install, train, search and export on the d
 test: $(VENV)/.installed-dev ## install, then lint, types and the test suite
 	$(MAKE) lint
 	$(MAKE) types
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check $(SOURCES)

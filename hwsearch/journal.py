@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,45 @@ def read_journal(path: Path) -> dict[str, StoredStudy] | None:
         elif operation != TRIAL_SYSTEM_ATTR:
             return None
     return by_name
+
+
+def created_trial(
+    study: int,
+    *,
+    state: int,
+    values: Sequence[float] | None,
+    at: datetime,
+    params: Mapping[str, float],
+    distributions: Mapping[str, str],
+    user_attrs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns the record by which Optuna's journal notes a whole trial, as its `create_new_trial` makes it.
+
+    Args:
+        study: Optuna's number of the study.
+        state: Optuna's number of the trial's state.
+        values: None for a trial that failed.
+        at: when, in UTC.
+        params: name -> Optuna's number of the choice.
+        distributions: name -> Optuna's JSON of the distribution.
+        user_attrs: JSON-able.
+    """
+    single = values is not None and len(values) == 1
+    return {
+        "op_code": CREATE_TRIAL,
+        "worker_id": "hwsearch",
+        "study_id": study,
+        "datetime_start": at.isoformat(timespec="microseconds"),
+        "state": state,
+        "value": values[0] if values is not None and single else None,
+        "values": None if values is None or single else list(values),
+        "datetime_complete": at.isoformat(timespec="microseconds"),
+        "distributions": dict(distributions),
+        "params": dict(params),
+        "user_attrs": dict(user_attrs),
+        "system_attrs": {},
+        "intermediate_values": {},
+    }
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -84,8 +84,10 @@ class Search:
                     exhausted = self._propose(room) < room
             if self.executor.idle and (exhausted or stopped is not None or len(self.study.trials) >= trials):
                 break
-            for result in self.executor.wait(1.0):
-                self._evaluated(result) if isinstance(result, Evaluated) else self._measured(result)
+            results = self.executor.wait(1.0)
+            with self.study.together():
+                for result in results:
+                    self._evaluated(result) if isinstance(result, Evaluated) else self._measured(result)
             self.executor.report(self._counts)
             if observe is not None:
                 observe(self._progress(trials, time.monotonic() - started, done_before))

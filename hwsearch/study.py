@@ -7,15 +7,15 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hwsearch import pareto
 from hwsearch.database import open_database, why
 from hwsearch.errors import RecordError, RunFolderError
-from hwsearch.journal import read_journal
+from hwsearch.journal import created_trial, read_journal
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, History, Measurement, State
 from search_spaces.architecture import Architecture
@@ -42,7 +42,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
     """
     if url is None:
         journal.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(journal)))
+        return _JournalStorage(JournalFileBackend(str(journal)))
     return open_database(url)
 
 
@@ -53,6 +53,14 @@ def readable_storage(url: str | None, journal: Path) -> BaseStorage | Path:
         UserError: the database cannot be opened.
     """
     return journal if url is None else open_storage(url, journal)
+
+
+class _JournalStorage(JournalStorage):
+    """Knows its file, into which whole batches of records are written at once."""
+
+    def __init__(self, journal: JournalFileBackend) -> None:
+        super().__init__(journal)
+        self.journal = journal
 
 
 @dataclass
@@ -136,7 +144,9 @@ class Study:
         self._known: set[bytes] = set()
         self._open_architectures: dict[int, Architecture] = {}  # of running trials, by proposal index
         self._next_index = 0
+        self._kept: list[_Record] | None = None  # of `together`
         self._distributions = {g.name: CategoricalDistribution(list(g.choices)) for g in space.genes}
+        self._distributions_json = {name: distribution_to_json(d) for name, d in self._distributions.items()}
         self._studies: dict[str | None, optuna.Study] = {}
         self._read(self._opened(storage))
 
@@ -331,6 +341,19 @@ class Study:
             indices.append(index)
         return indices
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Records made within are written at the end, a journal's with one flush; none of them counts before.
+
+        In a database each is still a transaction of its own.
+        """
+        self._kept = []
+        try:
+            yield
+        finally:
+            kept, self._kept = self._kept, None
+            self._write(kept)
+
     def record(self, index: int, evaluation: Evaluation) -> None:
         """Writes what does not depend on a device, once, in one transaction."""
         self._record(index, None, evaluation)
@@ -357,7 +380,7 @@ class Study:
         if self.read_only:
             raise RuntimeError("a study must be opened for writing to record trials, but it was opened read-only.")
         trial = self._by_index[index]
-        if device in trial.arrived:
+        if device in trial.arrived or any((r.index, r.device) == (index, device) for r in self._kept or ()):
             raise ValueError(f"trial {index} must be recorded once per device, but got {device or 'accuracy'} again.")
         error = evaluation.error
         known = {**trial.metrics, **evaluation.metrics, "seconds": evaluation.seconds}
@@ -394,14 +417,40 @@ class Study:
             system_attrs={},
             intermediate_values={},
         )
-        with _writing(f"the record of trial {index}"):
-            self._storage.create_new_trial(self._ids[device], template_trial=frozen)
-        self._merge(
-            index,
-            device,
-            Evaluation(
-                metrics=finite, stds=evaluation.stds, seconds=evaluation.seconds, error=error, attributes=attributes
-            ),
+        written = replace(evaluation, metrics=finite, error=error, attributes=attributes)
+        record = _Record(index, device, frozen, written)
+        if self._kept is None:
+            self._write([record])
+        else:
+            self._kept.append(record)
+
+    def _write(self, records: Sequence[_Record]) -> None:
+        """Writes records in their order; then they count."""
+        if not records:
+            return
+        with _writing(f"the record of trial {records[0].index}"):
+            if isinstance(self._storage, _JournalStorage):
+                self._storage.journal.append_logs([self._line(r) for r in records])
+            else:
+                for record in records:
+                    self._storage.create_new_trial(self._ids[record.device], template_trial=record.frozen)
+        for record in records:
+            self._merge(record.index, record.device, record.evaluation)
+
+    def _line(self, record: _Record) -> dict[str, Any]:
+        """Returns a record of the journal as Optuna writes it.
+
+        Its own `create_new_trial` would also flush the disk for each and read each back: half of the time.
+        """
+        frozen = record.frozen
+        return created_trial(
+            self._ids[record.device],
+            state=int(frozen.state),
+            values=frozen.values,
+            at=datetime.now(tz=UTC),
+            params={gene: self._distributions[gene].to_internal_repr(v) for gene, v in frozen.params.items()},
+            distributions={gene: self._distributions_json[gene] for gene in frozen.params},
+            user_attrs=frozen.user_attrs,
         )
 
     # -- memory --------------------------------------------------------------------------------------
@@ -460,6 +509,16 @@ class Study:
             violation = limit.violation(trial.metrics.get(limit.name, math.nan))
             elsewhere = limit.device is not None and limit.device not in self.places(trial.row)
             self._violations[n, j] = 0.0 if math.isnan(violation) and elsewhere else violation
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is about to be written of one trial, by its evaluation (device None) or by a device."""
+
+    index: int
+    device: str | None
+    frozen: FrozenTrial
+    evaluation: Evaluation
 
 
 @contextmanager

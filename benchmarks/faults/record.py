@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 
 from hwsearch.commands.status import status
-from hwsearch.study import open_storage
+from hwsearch.results import State
+from hwsearch.study import Study, open_storage
 
 NAME, DEVICE = "faults", "phone"
 Records = dict[str, list[tuple[int, int, str, list[float] | None]]]
@@ -67,3 +68,8 @@ def problems(storage_url: str | None, folder: Path, *, gaps: bool = False) -> li
             found.append(f"{name}: a record without values")
     status(folder)  # raises if the folder cannot be read
     return found
+
+
+def n_finished(study: Study) -> int:
+    """Returns how many distinct architectures have all their values."""
+    return len({trial.key for trial in study.trials if trial.state == State.FINISHED})

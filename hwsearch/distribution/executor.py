@@ -32,7 +32,9 @@ MOVES = 20
 
 
 @dataclass
-class _Waiting:
+class Waiting:
+    """A job that waits: since when, how often it was tried, how often it lost its host."""
+
     job: Job
     since: float
     attempt: int = 0
@@ -49,8 +51,8 @@ class Executor(ABC):
     def __init__(self, slots: Sequence[Slot], limits: Limits) -> None:
         self.slots: list[Slot] = []
         self.limits = limits
-        self._evaluations: deque[_Waiting] = deque()
-        self._measurements: dict[str, deque[_Waiting]] = {}
+        self._evaluations: deque[Waiting] = deque()
+        self._measurements: dict[str, deque[Waiting]] = {}
         # Thousands of slots: what is asked at every event is kept, not counted.
         self._lanes: list[Slot] = []
         self._resting: dict[Slot, None] = {}  # accuracy slots that could take a job
@@ -151,12 +153,12 @@ class Executor(ABC):
         """Queues a job."""
         now = self._now()
         if isinstance(job, EvaluateJob):
-            self._evaluations.append(_Waiting(job, now))
+            self._evaluations.append(Waiting(job, now))
         else:
             if job.device not in self._measurements:
                 raise ValueError(f"device must be one of {sorted(self._measurements)}, but got {job.device!r}.")
             for index, artifact in zip(job.indices, job.artifacts, strict=True):
-                self._measurements[job.device].append(_Waiting(MeasureJob(job.device, (index,), (artifact,)), now))
+                self._measurements[job.device].append(Waiting(MeasureJob(job.device, (index,), (artifact,)), now))
 
     def wait(self, timeout_s: float = 1.0) -> list[Result]:
         """Starts what can start and returns what finished, waiting up to `timeout_s` for something.
@@ -213,7 +215,7 @@ class Executor(ABC):
             self.references.get(lane.device),
         )
         attempt, moves = max(w.attempt for w in batch), max(w.moves for w in batch)
-        self._run(lane, _Waiting(job, self._now(), attempt, moves))
+        self._run(lane, Waiting(job, self._now(), attempt, moves))
 
     def _refuse(self) -> list[Result]:
         """Returns what waits for lanes that cannot be made, as errors."""
@@ -230,7 +232,7 @@ class Executor(ABC):
     def _accuracy(self) -> list[Slot]:
         return [s for s in self.slots if s.device is None and s.broken is None]
 
-    def _run(self, slot: Slot, waiting: _Waiting) -> None:
+    def _run(self, slot: Slot, waiting: Waiting) -> None:
         slot.job, slot.attempt, slot.moves = waiting.job, waiting.attempt, waiting.moves
         slot.started = self._now()
         self._busy[slot] = None
@@ -291,7 +293,7 @@ class Executor(ABC):
             innocent = isinstance(outcome, HostLost) and moves < MOVES
             if innocent or attempt < self.limits.retries:
                 attempt, moves = (attempt, moves + 1) if innocent else (attempt + 1, moves)
-                again = [_Waiting(part, self._now(), attempt, moves) for part in _split(job)]
+                again = [Waiting(part, self._now(), attempt, moves) for part in _split(job)]
                 queue = self._evaluations if isinstance(job, EvaluateJob) else self._measurements[job.device]
                 queue.extendleft(reversed(again))
                 return []
@@ -317,7 +319,7 @@ class Executor(ABC):
             if not self._accuracy():
                 raise WorkerError(f"at least one accuracy worker must come up, but: {reason}")
             if job is not None:
-                self._evaluations.appendleft(_Waiting(job, self._now(), attempt))
+                self._evaluations.appendleft(Waiting(job, self._now(), attempt))
             return []
         if all(s.broken is not None for s in self._lanes):
             broken = "; ".join(f"{s.device}: {(s.broken or '').partition(': ')[2]}" for s in self._lanes)

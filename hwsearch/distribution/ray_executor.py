@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from hwsearch.distribution.executor import Executor
+from hwsearch.distribution.executor import Executor, Waiting
 from hwsearch.distribution.jobs import (
     AccuracyWorker,
     EvaluateJob,
@@ -39,8 +41,18 @@ STARTING_S = 60.0
 """How long a worker counts as coming up; one that waits for room in a full cluster must not stop all timings."""
 STARTS = 3
 """How often a worker that dies before it is up is started again."""
+AHEAD_S, MOST_AHEAD = 0.05, 16
+"""So many seconds of work lie ready at a worker, so that it need not wait for the driver, and so many jobs at most."""
 LOOK_S = 2.0
 """How often the nodes of a cluster are counted."""
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """An accuracy worker's answer."""
+
+    answer: Any
+    seconds: float
 
 
 class _AccuracyActor:
@@ -54,8 +66,12 @@ class _AccuracyActor:
             self._worker = WorkerFailed(one_line(error))
 
     def run(self, job: EvaluateJob) -> Any:
-        """Returns the worker's answer, or why there is no worker."""
-        return self._worker if isinstance(self._worker, WorkerFailed) else self._worker.evaluate(job)
+        """Returns the worker's answer and how long it took, or why there is no worker."""
+        if isinstance(self._worker, WorkerFailed):
+            return self._worker
+        started = time.perf_counter()
+        answer = self._worker.evaluate(job)
+        return _Timed(answer, time.perf_counter() - started)
 
     def host(self) -> str:
         """Returns the id of the node."""
@@ -147,6 +163,8 @@ class RayExecutor(Executor):
         self._refs: dict[Any, Slot] = {}
         self._hosts: dict[Any, Slot] = {}  # workers that have not said yet where they live
         self._doubted: set[Slot] = set()  # out of reach: whether the worker or its node is gone is not known yet
+        self._lying: dict[Slot, deque[tuple[Waiting, Any]]] = {}  # behind a worker's job, in its own queue already
+        self._usual_s = AHEAD_S  # of an evaluation
         self._made: dict[Slot, float] = {}
         self._starts: dict[Slot, int] = {}
         self._n_made = 0
@@ -251,6 +269,7 @@ class RayExecutor(Executor):
 
     def _forget(self, slot: Slot) -> None:
         self._doubted.discard(slot)
+        self._take_back(slot)
         for refs in (self._refs, self._hosts):
             for ref in [r for r, s in refs.items() if s is slot]:
                 del refs[ref]
@@ -272,6 +291,11 @@ class RayExecutor(Executor):
             self._head.check()
         self._look()
         results = super().wait(timeout_s)
+        for _ in range(MOST_AHEAD if self._lying else 0):
+            more = super().wait(0.0)
+            results += more
+            if not more:
+                break
         if results or self._refs or self.idle:
             self._progress = time.monotonic()
         elif time.monotonic() - self._progress > self._absent_s:
@@ -284,7 +308,55 @@ class RayExecutor(Executor):
         return results
 
     def _start(self, slot: Slot, job: Job) -> None:
-        self._refs[slot.worker.run.remote(job)] = slot
+        lying = self._lying.get(slot)
+        ref = lying.popleft()[1] if lying and lying[0][0].job is job else slot.worker.run.remote(job)
+        self._refs[ref] = slot
+
+    # -- work that lies ready where evaluations are short ----------------------------------------------
+
+    @property
+    def _room_ahead(self) -> int:
+        """How many more evaluations may lie behind those that run; none where they are long or a timing is due."""
+        each = min(MOST_AHEAD, int(AHEAD_S / (self._usual_s + 1e-4)))
+        if each == 0 or any(s.job is not None or self._has_enough(s) for s in self._exclusive()):
+            return 0
+        return max(0, each * self._n_busy_accuracy - sum(map(len, self._lying.values())))
+
+    @property
+    def free(self) -> int:
+        """See `Executor.free`; where evaluations are short, also those that may lie ready at a worker."""
+        return super().free + max(0, self._room_ahead - max(0, len(self._evaluations) - len(self._resting)))
+
+    def _schedule(self) -> None:
+        super()._schedule()
+        room = self._room_ahead if self._evaluations else 0
+        busy = [s for s in self._busy if s.device is None and s not in self._doubted] if room else []
+        while busy and room > 0 and self._evaluations:
+            slot = min(busy, key=lambda s: len(self._lying.get(s, ())))
+            waiting = self._evaluations.popleft()
+            self._lying.setdefault(slot, deque()).append((waiting, slot.worker.run.remote(waiting.job)))
+            room -= 1
+
+    def _finish(self, slot: Slot, outcome: Any, *, replace_worker: bool = True) -> list[Result]:
+        results = super()._finish(slot, outcome, replace_worker=replace_worker)
+        if slot.broken is not None:
+            self._take_back(slot)
+        elif lying := self._lying.get(slot):
+            self._run(slot, lying[0][0])
+        else:
+            self._lying.pop(slot, None)
+        return results
+
+    def _timed(self, answer: Any) -> Any:
+        """Notes how long an evaluation took at its worker; returns what it answered."""
+        if not isinstance(answer, _Timed):
+            return answer
+        self._usual_s += 0.2 * (answer.seconds - self._usual_s)
+        return answer.answer
+
+    def _take_back(self, slot: Slot) -> None:
+        """What lay behind a job that took its worker along waits again; it is not to blame."""
+        self._evaluations.extendleft(waiting for waiting, _ in reversed(self._lying.pop(slot, deque())))
 
     def _collect(self, timeout_s: float) -> list[tuple[Slot, Any]]:
         self._learn_hosts(0.0 if self._refs else min(timeout_s, 0.25))
@@ -301,7 +373,7 @@ class RayExecutor(Executor):
         for ref in ready:
             slot = self._refs.pop(ref)
             try:
-                answer = ray.get(ref)
+                answer = self._timed(ray.get(ref))
                 doubted = slot in self._doubted
                 out.append((slot, HostLost("its connection broke") if doubted else answer))
             except ActorUnavailableError:

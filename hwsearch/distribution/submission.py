@@ -74,6 +74,9 @@ class Jobs:
             run_dir: folder of the run on the head, or on storage that the nodes share; `~` is the head's home.
             pip: packages to install for the job; nothing where the nodes have what hwsearch requires.
             image: container image that the job runs in.
+
+        Raises:
+            UserError: the connection broke, or the job server refused.
         """
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -88,12 +91,16 @@ class Jobs:
             if image is not None:
                 environment["image_uri"] = image
             target = "~/" + shlex.quote(run_dir[2:]) if run_dir.startswith("~/") else shlex.quote(run_dir)
-            job: str = self._client.submit_job(
-                entrypoint=f"python -m hwsearch run {CONFIG} --run-dir {target}",
-                submission_id=f"{raw['name']}-{uuid.uuid4().hex[:8]}",
-                runtime_env=environment,
-                metadata={"run_dir": run_dir},
-            )
+            try:
+                job: str = self._client.submit_job(
+                    entrypoint=f"python -m hwsearch run {CONFIG} --run-dir {target}",
+                    submission_id=f"{raw['name']}-{uuid.uuid4().hex[:8]}",
+                    runtime_env=environment,
+                    metadata={"run_dir": run_dir},
+                )
+            except (OSError, RuntimeError) as error:  # of requests; what the job server answered
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"--address must be a cluster that takes the job, but it did not: {reason}") from error
         return job
 
     def state(self, job: str) -> JobState:

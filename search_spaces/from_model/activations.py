@@ -102,7 +102,7 @@ def sensitivities(family: FromModel, batches: Sequence[Batch]) -> dict[str, Tens
         for p, _ in needed:
             p.requires_grad_(False)  # gradients of activations only: half the work
         for whole in batches:
-            for part in zip(*(x.split(EXAMPLES) for x in whole), strict=True):
+            for part in zip(*(torch.split(x, EXAMPLES) for x in whole), strict=True):
                 for path, squares in _squared(family, layers, part, generator).items():
                     found.setdefault(path, []).append(squares)
     finally:
@@ -133,14 +133,15 @@ def _squared(
             def note(gradient: Tensor) -> None:
                 found[path] = _flat(gradient, of=module).square().mean(1).sqrt()
 
-            output.register_hook(note)
+            output.register_hook(note)  # type: ignore[no-untyped-call]
 
         handles.append(layer.register_forward_hook(after))
     try:
         with torch.enable_grad():
             out = family.first_output(family.captured.module(*batch))
             if out.requires_grad:
-                (out * torch.randn(out.shape, generator=generator, dtype=out.dtype)).sum().backward()
+                projected = (out * torch.randn(out.shape, generator=generator, dtype=out.dtype)).sum()
+                projected.backward()  # type: ignore[no-untyped-call]
     finally:
         for handle in handles:
             handle.remove()

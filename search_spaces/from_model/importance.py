@@ -77,8 +77,8 @@ def importance(family: FromModel, criterion: str, batches: Sequence[Batch] = ())
         grams = input_grams(family, read, batches)
         return removal_order(family, {n: weights[n] for n in grams}, grams) + score_below_one(made)
     table = {}
-    for name, squares in input_grams(family, read, batches, diagonal=True).items():
-        per_input = squares.reshape(weights[name].shape[1], -1).sum(1)
+    for name, gram in input_grams(family, read, batches, diagonal=True).items():
+        per_input = gram.reshape(weights[name].shape[1], -1).sum(1)
         table[name] = weights[name].square() * per_input.view(1, -1, *[1] * (weights[name].dim() - 2))
     return score(table, 1) + made * 1e-9
 

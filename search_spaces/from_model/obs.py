@@ -40,7 +40,8 @@ class _Reader:
         at = self.columns[left]
         blocks = self.inverse[at[:, :, None], at[:, None, :]]  # (units, c, c)
         w = self.weight[:, at].transpose(0, 1)  # (units, outputs, c)
-        return (torch.linalg.solve(blocks, w.transpose(1, 2)).transpose(1, 2) * w).sum((1, 2)) / self.scale
+        lost: Tensor = (torch.linalg.solve(blocks, w.transpose(1, 2)).transpose(1, 2) * w).sum((1, 2)) / self.scale
+        return lost
 
     def remove(self, units: Tensor) -> None:
         """Removes units; the weights of the others change as the least-squares solution does."""

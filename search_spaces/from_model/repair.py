@@ -60,7 +60,7 @@ class _Repair(fx.Interpreter):
         graph: fx.Graph,
         method: str,
     ) -> None:
-        super().__init__(module, graph=graph)  # type: ignore[arg-type]  # any module will do beside a graph
+        super().__init__(module, graph=graph)  # any module will do beside a graph
         self.family, self.selection, self.wanted, self.method = family, selection, wanted, method
         self.order = set(family.repair_order(selection))
         self.waiting: dict[fx.Node, tuple[str, nn.Linear | nn.Conv2d, Tensor, str]] = {}  # by the sum behind a layer

@@ -20,8 +20,6 @@ from tests.docs.blocks import BLOCKS, Block
 from tests.docs.names import names
 from tests.docs.sandbox import Sandbox
 
-pytestmark = pytest.mark.xdist_group("docs")  # one folder for all
-
 YAML = [block for block in BLOCKS if block.language == "yaml"]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 NAMES: dict[str, dict[str, Any]] = {}

@@ -13,8 +13,6 @@ from hwsearch.cli import app
 from tests.docs.blocks import BLOCKS, COMMANDS, PAGES, ROOT, Command, blocks_of, commands_of
 from tests.docs.sandbox import Sandbox
 
-pytestmark = pytest.mark.xdist_group("docs")  # one folder for all
-
 OTHERS = {"make", "python", "git", "cd", "pip", "npm", "ray", "curl", "optuna-dashboard", "source", "python3"}
 """Programs besides hwsearch that a page may name."""
 ALL = typer.main.get_command(app)

@@ -800,7 +800,7 @@ def test_predict_where_too_little_was_measured(tmp_path: Path, cli: Cli) -> None
     code, _, error = cli("predict", tmp_path / "run", "--arch", "largest")
     assert code == 2
     assert "must hold a predictor of latency_ms@cpu, but it does not" in error
-    assert "fewer than 10 trials" in error
+    assert "fewer than 10 of its trials" in error
 
 
 def test_space(tmp_path: Path, cli: Cli) -> None:

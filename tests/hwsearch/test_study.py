@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.distributions import CategoricalDistribution, distribution_to_json
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
-from hwsearch.errors import RunFolderError, UserError
-from hwsearch.journal import repair_journal
+from hwsearch.errors import RecordError, RunFolderError, UserError
+from hwsearch.journal import created_trial, repair_journal
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, Measurement, State
 from hwsearch.study import Study, open_storage
@@ -258,6 +263,82 @@ def test_a_record_is_one_line_of_the_journal(tmp_path: Path) -> None:
     assert path.read_text().count("\n") == before + 1
     study.record_measurement(0, "cpu", latency(1.0))
     assert path.read_text().count("\n") == before + 2
+
+
+def test_records_made_together_are_written_at_once_and_count_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart, written = study_of(journal(tmp_path / "apart")), []
+    append = JournalFileBackend.append_logs
+    study = study_of(journal(tmp_path / "together"))
+    monkeypatch.setattr(
+        JournalFileBackend, "append_logs", lambda self, logs: (written.append(len(logs)), append(self, logs))
+    )
+    study.start(rows(3))
+    with study.together():
+        for i in (1, 0):
+            study.record(i, evaluation(i))
+        study.record_measurement(1, "cpu", "DeviceError: gone")
+        with pytest.raises(ValueError, match="once per device"):
+            study.record(1, evaluation(1))
+        assert (written, study.n_recorded()) == ([], 0)
+    assert (written, study.n_recorded()) == ([3], 2)
+    with study.together():
+        pass
+    assert written == [3]
+    with pytest.raises(KeyboardInterrupt), study.together():
+        study.record(2, evaluation(2))
+        raise KeyboardInterrupt
+    assert written == [3, 1]
+    apart.start(rows(3))
+    for i in (1, 0):
+        apart.record(i, evaluation(i))
+    apart.record_measurement(1, "cpu", "DeviceError: gone")
+    apart.record(2, evaluation(2))
+    same(study, apart)
+    same(study_of(journal(tmp_path / "together")), apart)
+
+
+def test_what_cannot_be_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        raise OSError(28, "No space left on device")
+
+    study = study_of(journal(tmp_path))
+    study.start(rows(2))
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(RecordError, match="record of trial 0"), study.together():
+        study.record(0, evaluation(0))
+        study.record(1, evaluation(1))
+    assert study.n_recorded() == 0
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 0.5], None])
+def test_a_line_of_the_journal_is_the_one_that_optuna_writes(tmp_path: Path, values: list[float] | None) -> None:
+    path, at = tmp_path / "study.log", datetime(2026, 11, 22, tzinfo=UTC)
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    directions = ["minimize"] * len(values or [0])
+    optuna.create_study(study_name="run", storage=storage, directions=directions)
+    choices, attributes = CategoricalDistribution([3, 5, 7]), {"proposal_index": 4}
+    frozen = optuna.trial.create_trial(
+        state=TrialState.COMPLETE if values else TrialState.FAIL,
+        values=values,
+        params={"kernel": 5},
+        distributions={"kernel": choices},
+        user_attrs=attributes,
+    )
+    frozen.datetime_start = frozen.datetime_complete = at
+    storage.create_new_trial(0, template_trial=frozen)
+    theirs = json.loads(path.read_text().splitlines()[-1])
+    ours = created_trial(
+        0,
+        state=int(frozen.state),
+        values=values,
+        at=at,
+        params={"kernel": 1},
+        distributions={"kernel": distribution_to_json(choices)},
+        user_attrs=attributes,
+    )
+    assert {**ours, "worker_id": theirs["worker_id"]} == theirs
 
 
 def test_a_device_without_an_objective_is_recorded_too(tmp_path: Path) -> None:

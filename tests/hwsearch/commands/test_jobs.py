@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +62,13 @@ class Server:
     def stop_job(self, job: str) -> bool:
         self.status = "STOPPED"
         return True
+
+
+def raising(error: Exception) -> Callable[..., str]:
+    def fail(**options: Any) -> str:
+        raise error
+
+    return fail
 
 
 @pytest.fixture
@@ -137,6 +144,12 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert error.startswith("Error: --address must be the dashboard of a Ray cluster, but 'http://nobody:8265'")
     assert error.count("\n") == 1
+    for broken in (ConnectionError("Remote end closed connection"), RuntimeError("Request failed with status 500")):
+        monkeypatch.setattr(server, "submit_job", raising(broken))
+        assert call(monkeypatch, "submit", config, "--address", "http://head:8265") == 2
+        assert capsys.readouterr().err == (
+            f"Error: --address must be a cluster that takes the job, but it did not: {broken}\n"
+        )
     assert call(monkeypatch, "stop", tmp_path) == 2
     assert capsys.readouterr().err == (
         f"Error: RUN must be a folder in which a run is at work, but in {tmp_path} nobody is.\n"

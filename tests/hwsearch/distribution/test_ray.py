@@ -83,6 +83,32 @@ def test_a_killed_worker_costs_one_retry(tmp_path: Path, made: list[Executor]) -
     assert all(factory.attempt("evaluate", i) == 2 for i in (0, 1, 3, 4, 5))
 
 
+def test_short_evaluations_lie_ready_at_their_worker_and_are_not_blamed(tmp_path: Path, made: list[Executor]) -> None:
+    factory = FakeFactory(str(tmp_path), seconds=0.002, kills={70: 1})
+    made.append(executor := executor_for(factory))
+    drive(executor, evaluate_jobs(60))
+    for job in evaluate_jobs(62)[60:]:
+        executor.submit(job)
+    assert executor.free == 0
+    executor.wait(0.0)
+    assert executor.free > 2
+    while not executor.idle:
+        executor.wait(0.2)
+    evaluated, _ = drive(executor, evaluate_jobs(120)[62:])
+    assert len(evaluated) == 58
+    retried = {i for i, e in evaluated.items() if "retries" in e.evaluation.attributes}
+    assert retried == {70}
+    (tmp_path / "long").mkdir()
+    executor.close()  # its workers hold the cores
+    long = executor_for(FakeFactory(str(tmp_path / "long"), seconds=0.1))
+    made.append(long)
+    until_up(long, 2)
+    for job in evaluate_jobs(4):
+        long.submit(job)
+    long.wait(0.0)
+    assert (long.n_busy, long.n_waiting, long.free) == (2, 2, 0)
+
+
 def test_what_always_kills_is_given_up_with_its_reason(tmp_path: Path, made: list[Executor]) -> None:
     factory = FakeFactory(str(tmp_path), devices=("a",), kills={1: 99}, lane_kills={3: 99})
     limits = Limits(retries=1, lane_batch=4, lane_wait_s=0.1)

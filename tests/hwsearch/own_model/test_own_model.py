@@ -20,6 +20,9 @@ from hwsearch.devices.card import CapabilityCard
 from hwsearch.errors import ConfigError, UserError
 from hwsearch.own_model import agreement, user_scorer
 from hwsearch.runfolder import RunFolder
+from hwsearch.training.supernet_training import train
+from search_spaces.from_model import FromModel
+from tests.hwsearch.own_model import user_model
 from tests.hwsearch.runs import Silent
 
 HERE = Path(__file__).parent
@@ -170,3 +173,32 @@ def test_kept_channels_are_what_the_devices_card_prefers(tmp_path: Path, monkeyp
     assert after != before and all(width % 4 == 0 for width in after)
     config["supernet"]["params"]["multiple"] = 1  # what the user says counts
     assert widths(config)[0] == before
+
+
+def test_a_supernetwork_trains_from_the_given_weights(tmp_path: Path) -> None:
+    training = {"epochs": 4, "batch_size": 8, "learning_rate": 0.01, "n_random": 1, "warmup_epochs": 0.0}
+    made = build.load_raw(raw(training=training), source="test")
+    assert isinstance(made.family, FromModel) and made.dataset is not None
+    net, x = made.supernet(), torch.from_numpy(user_model.train())
+    whole, smallest = net.space.largest(), net.space.smallest()
+    original = made.family.captured.module
+    with torch.no_grad():
+        assert torch.equal(net.extract(whole).eval()(x), original.eval()(x))
+    before = {name: array.copy() for name, array in net.to_arrays().items()}
+    given = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    result = train(net, made.dataset, made.training())
+    assert result.epoch_losses[-1] < result.epoch_losses[0]
+    after = net.to_arrays()
+    weights = [name for name in before if name.endswith("weight")]
+    assert len(weights) == 4 and all(not np.array_equal(before[name], after[name]) for name in weights)
+    for arch in (whole, smallest):  # what is extracted now is what was trained
+        inside = net.extract(arch).state_dict()["hidden.weight"]
+        assert not any(torch.equal(row, old) for row in inside for old in given["hidden.weight"][:, : inside.shape[1]])
+    assert all(torch.equal(given[name], tensor) for name, tensor in original.state_dict().items())  # the user's stays
+
+
+def test_a_run_that_trains_first(tmp_path: Path) -> None:
+    training = {"epochs": 1, "batch_size": 8, "n_random": 1}
+    path = written(tmp_path, training=training, search={"engine": "random", "trials": 2})
+    outcome = run(path, run_dir=tmp_path / "run", observer=Silent())
+    assert outcome.n_trials == 2 and outcome.n_failed == 0
