@@ -106,8 +106,8 @@ class ExecutorContract:
         assert sorted(index for _, index in measured) == [0, 2, 3]
 
     def test_free_counts_what_would_start_now(self, tmp_path: Path, made: list[Executor]) -> None:
-        made.append(executor := self.make(FakeFactory(str(tmp_path))))
-        drive(executor, evaluate_jobs(4))  # all workers are up
+        made.append(executor := self.make(FakeFactory(str(tmp_path), seconds=0.06)))  # shorter ones may lie ready
+        drive(executor, evaluate_jobs(4))
         free = executor.free
         assert free >= 1
         for job in evaluate_jobs(free + 2):
@@ -116,7 +116,7 @@ class ExecutorContract:
         assert executor.n_waiting == free + 2
         assert not executor.idle
         drive(executor, [])
-        assert executor.free == free
+        assert executor.free >= free  # another worker may have come up meanwhile
 
     def test_unknown_device(self, tmp_path: Path, made: list[Executor]) -> None:
         made.append(executor := self.make(FakeFactory(str(tmp_path)), devices=[("a", True)]))

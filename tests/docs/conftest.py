@@ -1,4 +1,4 @@
-"""The one folder that all tests of the documentation's commands share."""
+"""The folder that the tests of a file share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import pytest
 from tests.docs.sandbox import Sandbox
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     return Sandbox(tmp_path_factory.mktemp("docs"))

@@ -94,9 +94,11 @@ def start(path: Path, folder: Path, hash_seed: int, *more: str) -> subprocess.Po
     )
 
 
-def wait_for_lines(driver: subprocess.Popen[str], journal: Path, n: int, limit_s: float = 120.0) -> None:
+def wait_for_lines(
+    driver: subprocess.Popen[str], journal: Path, n: int, limit_s: float = 120.0, *, with_text: bytes = b""
+) -> None:
     until = time.monotonic() + limit_s
-    while not journal.exists() or journal.read_bytes().count(b"\n") < n:
+    while not journal.exists() or (text := journal.read_bytes()).count(b"\n") < n or with_text not in text:
         assert time.monotonic() < until
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.001)
@@ -213,11 +215,11 @@ def test_control_c(tmp_path: Path, kind: str) -> None:
     raw["executor"] = {"kind": kind} if kind == "serial" else {"kind": kind, "workers": 1, "lane_batch": 2}
     path, folder = write(tmp_path, raw), tmp_path / "run"
     driver = start(path, folder, 0)
-    wait_for_lines(driver, folder / "study.log", 12)
+    wait_for_lines(driver, folder / "study.log", 12, with_text=b"measured@")
     children = psutil.Process(driver.pid).children(recursive=True)
     os.killpg(driver.pid, signal.SIGINT)
     out, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130
+    assert driver.returncode == 130, out
     assert out.rstrip().endswith("interrupted; the same command continues")
     assert "Traceback" not in out
     assert (folder / "lock").read_text() == ""

@@ -97,7 +97,8 @@ def test_short_evaluations_lie_ready_at_their_worker_and_are_not_blamed(tmp_path
     evaluated, _ = drive(executor, evaluate_jobs(120)[62:])
     assert len(evaluated) == 58
     retried = {i for i, e in evaluated.items() if "retries" in e.evaluation.attributes}
-    assert retried == {70}
+    # One is, for one lost worker: that which killed it, or one whose result was lost with it.
+    assert len(retried) == 1 and retried <= set(range(62, 71))
     (tmp_path / "long").mkdir()
     executor.close()  # its workers hold the cores
     long = executor_for(FakeFactory(str(tmp_path / "long"), seconds=0.1))
