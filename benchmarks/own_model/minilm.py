@@ -6,7 +6,6 @@ python -m benchmarks.own_model.minilm [--seconds 600] [--sentences 192] [--impor
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import time
@@ -19,6 +18,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from benchmarks.own_model.measuring import user_code
 from hwsearch.export.onnx_exporter import trace
 from hwsearch.own_model import agreement
 from search_spaces.architecture import Architecture
@@ -26,15 +26,6 @@ from search_spaces.from_model import SpaceOptions, space_from_model
 from search_spaces.supernet import Supernet
 
 BRANCH = "bert.encoder.layer.{}"
-MODEL = Path(__file__).resolve().parents[2] / "configs/own_model/minilm_model.py"
-
-
-def user_code() -> Any:
-    spec = importlib.util.spec_from_file_location("minilm_model", MODEL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def session(module: nn.Module, example: Tensor) -> ort.InferenceSession:
