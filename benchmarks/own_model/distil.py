@@ -113,7 +113,7 @@ def main() -> None:
     def say(**values: Any) -> None:
         print(f"{time.perf_counter() - started:6.0f} s", json.dumps(values), flush=True)
 
-    code, plan = user_code(), PLANS[args.target]
+    code, plan = user_code("minilm_model"), PLANS[args.target]
     teacher = code.build()
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)

@@ -18,13 +18,13 @@ from hwsearch.export import onnx_int8
 from hwsearch.export.onnx_exporter import cpu_session, trace
 from hwsearch.own_model import agreement
 
-MODEL = Path(__file__).resolve().parents[2] / "configs/own_model/minilm_model.py"
+RECIPES = Path(__file__).resolve().parents[2] / "configs/own_model"
 NAME = "input"
 
 
-def user_code() -> Any:
-    """Returns the module configs/own_model/minilm_model.py."""
-    spec = importlib.util.spec_from_file_location("minilm_model", MODEL)
+def user_code(name: str) -> Any:
+    """Returns the module configs/own_model/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -66,7 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     started, cpu = time.perf_counter(), time.process_time()
-    code = user_code()
+    code = user_code("minilm_model")
     module = code.build()
     calibration = [(b,) for b in torch.from_numpy(code.train()[: args.sentences]).split(64)]
     options = SpaceOptions(

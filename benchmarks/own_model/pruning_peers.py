@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.own_model.measuring import user_code
 from hwsearch.data.dataset import Dataset
 from hwsearch.data.digits import DigitsSpec
 from hwsearch.evaluation import calibration_batches, evaluate
@@ -32,18 +32,9 @@ from search_spaces.architecture import Architecture
 from search_spaces.from_model import FromModel, SpaceOptions, space_from_model
 from search_spaces.supernet import Supernet
 
-FILE = Path(__file__).resolve().parents[2] / "configs/own_model/digits_model.py"
 RATIOS = (0.75, 0.5, 0.25)
 BATCH = 16
 EXAMPLE = torch.zeros(2, 1, 32, 32)
-
-
-def user_code() -> Any:
-    spec = importlib.util.spec_from_file_location("digits_model", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def latencies(modules: list[nn.Module], *, rounds: int) -> list[float]:
@@ -154,7 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    code, data = user_code(), DigitsSpec().open()
+    code, data = user_code("digits_model"), DigitsSpec().open()
     rows: list[dict[str, Any]] = []
     for seed in range(args.seeds):
         for row in one_seed(code, data, seed, args):
