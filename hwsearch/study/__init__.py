@@ -8,59 +8,26 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import CategoricalDistribution, distribution_to_json
-from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import BaseStorage
 
 from hwsearch import pareto
-from hwsearch.database import open_database, why
-from hwsearch.errors import RecordError, RunFolderError
-from hwsearch.journal import created_trial, read_journal
+from hwsearch.errors import RunFolderError
+from hwsearch.journal import read_journal
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, History, Measurement, State
+from hwsearch.study.storage import Record, Writer, open_storage, readable_storage, writing
 from search_spaces.architecture import Architecture
 from search_spaces.precision import GENE
 from search_spaces.space import Population, SearchSpace
 
+__all__ = ["Study", "Trial", "open_storage", "readable_storage"]
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def open_storage(url: str | None, journal: Path) -> BaseStorage:
-    """Returns the storage of a run: an Optuna storage URL, or the journal file when there is none.
-
-    Raises:
-        UserError: the database cannot be opened.
-    """
-    if url is None:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        return _JournalStorage(JournalFileBackend(str(journal)))
-    return open_database(url)
-
-
-def readable_storage(url: str | None, journal: Path) -> BaseStorage | Path:
-    """Returns what a read-only study of a run is read from: the journal itself, or a database.
-
-    Raises:
-        UserError: the database cannot be opened.
-    """
-    return journal if url is None else open_storage(url, journal)
-
-
-class _JournalStorage(JournalStorage):
-    """Knows its file, into which whole batches of records are written at once."""
-
-    def __init__(self, journal: JournalFileBackend) -> None:
-        super().__init__(journal)
-        self.journal = journal
 
 
 @dataclass
@@ -144,9 +111,7 @@ class Study:
         self._known: set[bytes] = set()
         self._open_architectures: dict[int, Architecture] = {}  # of running trials, by proposal index
         self._next_index = 0
-        self._kept: list[_Record] | None = None  # of `together`
-        self._distributions = {g.name: CategoricalDistribution(list(g.choices)) for g in space.genes}
-        self._distributions_json = {name: distribution_to_json(d) for name, d in self._distributions.items()}
+        self._kept: list[Record] | None = None  # of `together`
         self._studies: dict[str | None, optuna.Study] = {}
         self._read(self._opened(storage))
 
@@ -171,12 +136,12 @@ class Study:
                 self._check(device, study.directions, study.metric_names, study.space)
             return {device: study.trials for device, study in found.items()}
         stored = set(optuna.get_all_study_names(storage)) if self.read_only else None
-        with nullcontext() if self.read_only else _writing(f"the record of run {self.name!r}"):
+        with nullcontext() if self.read_only else writing(f"the record of run {self.name!r}"):
             for device in devices:
                 if stored is None or self._study_name(device) in stored:
                     self._studies[device] = self._open(storage, device)
-        self._storage = storage
-        self._ids = {d: storage.get_study_id_from_name(self._study_name(d)) for d in self._studies}
+        ids = {device: storage.get_study_id_from_name(self._study_name(device)) for device in self._studies}
+        self._writer = Writer(storage, ids, self.space)
         return {
             device: [frozen.user_attrs for frozen in study.get_trials(deepcopy=False)]
             for device, study in self._studies.items()
@@ -393,17 +358,11 @@ class Study:
             attributes = {**trial.attributes, **attributes}
         arch = self._open_architectures.get(index) or self.space.architecture(trial.row)
         finite = {k: v for k, v in evaluation.metrics.items() if math.isfinite(v)}
-        now = datetime.now()
-        frozen = FrozenTrial(  # as Optuna's `create_trial`, without checking 45 genes that the space has checked
-            number=-1,
-            trial_id=-1,
-            state=TrialState.FAIL if error else TrialState.COMPLETE,
-            value=None,
-            values=None if error else values,
-            datetime_start=now,
-            datetime_complete=now,
+        record = Record(
+            index,
+            device,
             params=arch.to_dict(),
-            distributions={gene: self._distributions[gene] for gene in arch},
+            values=None if error else values,
             user_attrs={
                 "proposal_index": index,
                 "genotype": trial.row.tobytes().hex(),
@@ -414,44 +373,19 @@ class Study:
                 "error": error,
                 "attributes": attributes,
             },
-            system_attrs={},
-            intermediate_values={},
+            evaluation=replace(evaluation, metrics=finite, error=error, attributes=attributes),
         )
-        written = replace(evaluation, metrics=finite, error=error, attributes=attributes)
-        record = _Record(index, device, frozen, written)
         if self._kept is None:
             self._write([record])
         else:
             self._kept.append(record)
 
-    def _write(self, records: Sequence[_Record]) -> None:
+    def _write(self, records: Sequence[Record]) -> None:
         """Writes records in their order; then they count."""
-        if not records:
-            return
-        with _writing(f"the record of trial {records[0].index}"):
-            if isinstance(self._storage, _JournalStorage):
-                self._storage.journal.append_logs([self._line(r) for r in records])
-            else:
-                for record in records:
-                    self._storage.create_new_trial(self._ids[record.device], template_trial=record.frozen)
+        if records:
+            self._writer.write(records)
         for record in records:
             self._merge(record.index, record.device, record.evaluation)
-
-    def _line(self, record: _Record) -> dict[str, Any]:
-        """Returns a record of the journal as Optuna writes it.
-
-        Its own `create_new_trial` would also flush the disk for each and read each back: half of the time.
-        """
-        frozen = record.frozen
-        return created_trial(
-            self._ids[record.device],
-            state=int(frozen.state),
-            values=frozen.values,
-            at=datetime.now(tz=UTC),
-            params={gene: self._distributions[gene].to_internal_repr(v) for gene, v in frozen.params.items()},
-            distributions={gene: self._distributions_json[gene] for gene in frozen.params},
-            user_attrs=frozen.user_attrs,
-        )
 
     # -- memory --------------------------------------------------------------------------------------
 
@@ -509,24 +443,6 @@ class Study:
             violation = limit.violation(trial.metrics.get(limit.name, math.nan))
             elsewhere = limit.device is not None and limit.device not in self.places(trial.row)
             self._violations[n, j] = 0.0 if math.isnan(violation) and elsewhere else violation
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What is about to be written of one trial, by its evaluation (device None) or by a device."""
-
-    index: int
-    device: str | None
-    frozen: FrozenTrial
-    evaluation: Evaluation
-
-
-@contextmanager
-def _writing(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, StorageInternalError) as error:
-        raise RecordError(what, why(error)) from error
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
