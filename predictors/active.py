@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.base import FloatArray
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 POOL = 2000
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.space import Population, SearchSpace, not_in, row_keys, unique_rows
+from search_spaces.populations import not_in, row_keys, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 CostOf = Callable[[Population], NDArray[np.float64] | NDArray[np.int64]]
 """Population (n, g) -> one number per architecture (n,): exact MACs, a predicted latency, ..."""

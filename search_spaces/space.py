@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture
 from search_spaces.genes import Condition, Gene, Value
-
-Population = NDArray[np.uint8]
-"""Choice indices, shape (n, g), C order."""
+from search_spaces.populations import Population as Population  # who asks for a space asks for these
+from search_spaces.populations import unique_rows
 
 MAX_CONDITION_TABLE = 1_000_000
 
@@ -495,34 +494,3 @@ def _bernoulli(size: int, rate: float, rng: np.random.Generator) -> NDArray[np.i
         positions = np.concatenate([positions, more])
         end = int(more[-1])
     return positions[positions < size].astype(np.intp)
-
-
-def row_keys(population: Population) -> NDArray[np.void]:
-    """Returns one opaque, comparable key per row (n,), for set operations on populations."""
-    population = np.ascontiguousarray(population, dtype=np.uint8)
-    return population.view(np.dtype((np.void, population.shape[1]))).ravel()
-
-
-def unique_rows(population: Population) -> Population:
-    """Returns the distinct rows in order of first appearance."""
-    _, first = np.unique(row_keys(population), return_index=True)
-    rows: Population = population[np.sort(first)]
-    return rows
-
-
-def not_in(population: Population, seen: Population) -> NDArray[np.bool_]:
-    """Returns which rows (n,) of `population` do not occur in `seen`."""
-    if len(seen) == 0 or len(population) == 0:
-        return np.ones(len(population), dtype=bool)
-    # A projection finds the few rows worth comparing; its sums are whole numbers that a float holds exactly.
-    weights = _projection(population.shape[1])
-    near = np.isin(seen @ weights, population @ weights)
-    known = {row.tobytes() for row in np.ascontiguousarray(seen[near], dtype=np.uint8)}
-    return np.array([row.tobytes() not in known for row in np.ascontiguousarray(population)])
-
-
-@lru_cache(maxsize=16)
-def _projection(n_genes: int) -> NDArray[np.float64]:
-    """Returns whole numbers (g,) whose sum, each times a choice index below 256, a float64 holds exactly."""
-    bits = 53 - 8 - max(1, n_genes).bit_length()
-    return np.random.default_rng(0).integers(1, 2**bits, size=n_genes).astype(np.float64)

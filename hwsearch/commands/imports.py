@@ -21,7 +21,8 @@ from hwsearch.objectives import COST_METRICS
 from hwsearch.results import Evaluation, Measurement
 from hwsearch.runfolder import RunFolder, RunLock, write_atomic
 from hwsearch.study import Study, open_storage
-from search_spaces.space import SearchSpace, not_in
+from search_spaces.populations import not_in
+from search_spaces.space import SearchSpace
 
 
 def import_dynas(

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.results import History, Outlook
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 ExactLosses = Callable[[Population], NDArray[np.float64]]
 """Population (n, g) -> losses (n, m), NaN in the columns of objectives that must be evaluated or measured.

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from hwsearch import pareto
 from hwsearch.engines.acquisition import Marginals, expected_improvement, reference_point
 from hwsearch.engines.beliefs import Beliefs, Candidates
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 

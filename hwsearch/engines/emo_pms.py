@@ -16,7 +16,8 @@ from hwsearch.engines.predicted import Additive
 from hwsearch.engines.selection import survivors
 from hwsearch.results import History
 from search_spaces.genes import Gene
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 

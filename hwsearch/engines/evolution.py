@@ -7,7 +7,8 @@ import numpy as np
 from hwsearch.engines.base import ExactLosses, SearchEngine, filled, fresh_samples, usable
 from hwsearch.engines.selection import survivors
 from hwsearch.results import History
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 
 class Evolution(SearchEngine):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.engines.selection import survivors, tournament
-from search_spaces.space import Population, SearchSpace, not_in
+from search_spaces.populations import not_in
+from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from hwsearch.engines.base import ExactLosses, SearchEngine
 from hwsearch.results import History
-from search_spaces.space import Population, SearchSpace, not_in
+from search_spaces.populations import not_in
+from search_spaces.space import Population, SearchSpace
 
 
 class Exhaustive(SearchEngine):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hwsearch import pareto
 from hwsearch.engines.encoding import Encoding, roles
 from hwsearch.engines.evolve import evolve
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 

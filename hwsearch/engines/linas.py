@@ -11,7 +11,8 @@ from hwsearch.engines.base import ExactLosses, SearchEngine, random_first
 from hwsearch.engines.evolve import evolve
 from hwsearch.engines.predicted import Predicted, ridge_or_svr
 from hwsearch.results import History
-from search_spaces.space import Population, SearchSpace, not_in
+from search_spaces.populations import not_in
+from search_spaces.space import Population, SearchSpace
 
 
 class Linas(SearchEngine):

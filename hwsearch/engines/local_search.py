@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from hwsearch import pareto
 from hwsearch.engines.base import ExactLosses, SearchEngine, filled, fresh_samples, usable
 from hwsearch.results import History
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 
 class LocalSearch(SearchEngine):

@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hwsearch import pareto
 from hwsearch.engines.base import ExactLosses, SearchEngine, fresh_samples, usable
 from hwsearch.results import History, State
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 SAMPLERS = ("tpe", "gp", "nsga2", "nsga3", "random")
 MAX_TRIALS = {"tpe": 1000, "gp": 200}

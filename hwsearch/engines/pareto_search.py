@@ -20,7 +20,8 @@ from hwsearch.engines.membership import membership
 from hwsearch.engines.surrogate import Hyper, fit
 from hwsearch.engines.warm_start import Source, check_sources, seeds, source_models
 from hwsearch.results import History, Outlook, State
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 

@@ -14,7 +14,8 @@ from hwsearch.engines.nsga3 import reference_directions
 from hwsearch.engines.selection import survivors
 from hwsearch.errors import missing_extra
 from hwsearch.results import History
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 

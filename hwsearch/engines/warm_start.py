@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hwsearch import pareto
 from hwsearch.engines.encoding import Encoding
 from hwsearch.engines.surrogate import Posterior, fit
-from search_spaces.space import Population, SearchSpace, unique_rows
+from search_spaces.populations import unique_rows
+from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 

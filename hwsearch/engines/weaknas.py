@@ -11,7 +11,8 @@ from hwsearch.engines.base import ExactLosses, SearchEngine, random_first
 from hwsearch.engines.predicted import Predicted, random_forest
 from hwsearch.engines.selection import survivors
 from hwsearch.results import History
-from search_spaces.space import Population, SearchSpace, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population, SearchSpace
 
 
 class WeakNas(SearchEngine):

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hwsearch.errors import UserError
 from hwsearch.importers.dynas_configs import READERS
 from hwsearch.results import Evaluation
-from search_spaces.space import Population, unique_rows
+from search_spaces.populations import unique_rows
+from search_spaces.space import Population
 from search_spaces.supernet import Family
 
 FloatArray = NDArray[np.float64]

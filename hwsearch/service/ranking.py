@@ -14,7 +14,8 @@ from hwsearch.objectives import Direction, Objective
 from hwsearch.service.catalog import Catalog, Entry, RequestError
 from hwsearch.service.prediction import Answer, answers
 from predictors.base import FloatArray
-from search_spaces.space import Population, not_in, unique_rows
+from search_spaces.populations import not_in, unique_rows
+from search_spaces.space import Population
 
 Source = Literal["trials", "predictors"]
 ROUNDS = 6

@@ -19,7 +19,8 @@ from hwsearch.objectives import Direction
 from hwsearch.tasks.task import Task, searched_front
 from predictors.ridge import Ridge
 from search_spaces.genes import Condition, Gene, Value
-from search_spaces.space import Population, SearchSpace, row_keys
+from search_spaces.populations import row_keys
+from search_spaces.space import Population, SearchSpace
 
 FloatArray = NDArray[np.float64]
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hwsearch.engines.base import SearchEngine
 from hwsearch.results import History, State
 from search_spaces.genes import Condition, Gene
-from search_spaces.space import Population, SearchSpace, unique_rows
+from search_spaces.populations import unique_rows
+from search_spaces.space import Population, SearchSpace
 
 
 def small_space() -> SearchSpace:

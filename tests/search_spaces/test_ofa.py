@@ -9,8 +9,8 @@ import torch
 from search_spaces.architecture import Architecture
 from search_spaces.ofa_networks import OfaMobilenetV3, OfaProxyless
 from search_spaces.ofa_resnet50 import OfaResNet50
+from search_spaces.populations import unique_rows
 from search_spaces.published import to_published
-from search_spaces.space import unique_rows
 from search_spaces.supernet import Supernet
 from tests.search_spaces import static_ofa
 from tests.search_spaces.nets import small_mobilenet, supernet

@@ -10,7 +10,7 @@ from scipy.stats import chi2
 
 from search_spaces import Gene, SearchSpace, sampling
 from search_spaces.mlp import MLP
-from search_spaces.space import unique_rows
+from search_spaces.populations import unique_rows
 from search_spaces.supernet import Supernet
 from tests.search_spaces.nets import small_mobilenet
 from tests.search_spaces.spaces import chain_space

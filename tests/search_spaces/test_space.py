@@ -15,7 +15,7 @@ from scipy.stats import chi2
 
 from search_spaces import Condition, Gene, SearchSpace
 from search_spaces import space as space_module
-from search_spaces.space import not_in, row_keys, unique_rows
+from search_spaces.populations import not_in, row_keys, unique_rows
 from tests.search_spaces.spaces import all_genotypes, chain_space, reference_active, reference_canonical, spaces
 
 FEW = settings(max_examples=40, deadline=None)

@@ -8,7 +8,8 @@ from hwsearch.engines.nsga2 import NSGA2
 from hwsearch.engines.random_search import RandomSearch
 from hwsearch.engines.selection import survivors
 from hwsearch.results import History
-from search_spaces.space import SearchSpace, not_in
+from search_spaces.populations import not_in
+from search_spaces.space import SearchSpace
 from tests.contracts.engine_contract import EngineContract, finished, large_space, toy_losses
 
 

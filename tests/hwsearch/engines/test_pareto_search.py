@@ -10,7 +10,8 @@ from hwsearch.engines.warm_start import Source
 from hwsearch.results import History, State
 from hwsearch.tasks.simulate import simulate
 from hwsearch.tasks.synthetic import synthetic_task
-from search_spaces.space import SearchSpace, unique_rows
+from search_spaces.populations import unique_rows
+from search_spaces.space import SearchSpace
 from tests.contracts.engine_contract import EngineContract, finished, large_space, small_space, toy_losses
 
 

@@ -15,7 +15,8 @@ from hwsearch.service.loading import load
 from hwsearch.study import Study, open_storage
 from predictors.files import PredictorFileError
 from search_spaces.genes import Gene
-from search_spaces.space import SearchSpace, not_in
+from search_spaces.populations import not_in
+from search_spaces.space import SearchSpace
 
 
 def test_names_devices_and_directions(catalog: Catalog) -> None:

@@ -14,7 +14,8 @@ from hwsearch.tasks.searches import Conditions, searches
 from hwsearch.tasks.simulate import simulate
 from hwsearch.tasks.synthetic import synthetic_task
 from hwsearch.tasks.task import Task, searched_front
-from search_spaces.space import Population, unique_rows
+from search_spaces.populations import unique_rows
+from search_spaces.space import Population
 
 
 def random_engine(task: Task, seed: int) -> SearchEngine:
