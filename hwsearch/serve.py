@@ -273,6 +273,7 @@ def _init(address: str | None) -> None:
             raise UserError(f"--address must be a running Ray cluster, but {address!r} does not answer.") from error
         return
     ray.init(
+        address="local",  # not a cluster that happens to run on this host
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -43,7 +43,9 @@ class TensorBoardSink:
     def __init__(self, folder: Path, name: str) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer: Any = SummaryWriter(logdir=str(folder / "tensorboard"))
+        # A file is named by the second: a run that goes on within the same one must not write over the first part.
+        parts = len(list((folder / "tensorboard").glob("events.*")))
+        self._writer: Any = SummaryWriter(logdir=str(folder / "tensorboard"), filename_suffix=f".{parts}")
 
     @classmethod
     def require(cls) -> None:

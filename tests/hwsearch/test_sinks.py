@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,8 +96,12 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def test_tensorboard_files_hold_the_trials_of_a_run_also_of_one_that_goes_on(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
+def test_tensorboard_files_hold_the_trials_of_a_run_also_of_one_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = pytest.importorskip("tensorboardX.event_file_writer")
+    clock = SimpleNamespace(time=lambda: 1.75e9)  # both parts within one second, which names the files
+    monkeypatch.setattr(writer, "time", clock)
     folder, raw = tmp_path / "run", costs_only(logging=["tensorboard"])
     run(write(tmp_path, {**raw, "search": {**raw["search"], "trials": 10}}), run_dir=folder, observer=Silent())
     run(write(tmp_path, {**raw, "search": {**raw["search"], "trials": 16}}), run_dir=folder, observer=Silent())

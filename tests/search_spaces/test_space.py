@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from search_spaces import Condition, Gene, SearchSpace
+from search_spaces import Condition, Gene, SearchSpace, populations
 from search_spaces import space as space_module
 from search_spaces.populations import not_in, row_keys, unique_rows
 from tests.search_spaces.spaces import all_genotypes, chain_space, reference_active, reference_canonical, spaces
@@ -269,7 +269,7 @@ def test_not_in_compares_rows_and_not_only_their_projection(
     monkeypatch: pytest.MonkeyPatch, projection: np.ndarray | None
 ) -> None:
     if projection is not None:  # everything collides
-        monkeypatch.setattr(space_module, "_projection", lambda n_genes: projection)
+        monkeypatch.setattr(populations, "_projection", lambda n_genes: projection)
     rng = np.random.default_rng(4)
     seen, rows = (rng.integers(0, 3, (n, 6), dtype=np.uint8) for n in (300, 200))
     known = {tuple(row) for row in seen.tolist()}
