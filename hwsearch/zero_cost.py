@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from predictors.base import FloatArray
+from search_spaces.architecture import Architecture
+from search_spaces.space import Population
+from search_spaces.supernet import Supernet
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -145,3 +152,68 @@ def scores(module: nn.Module, inputs: Tensor, *, targets: Tensor) -> dict[str, f
     if len(inputs) < 2 or len(targets) != len(inputs):
         raise ValueError(f"inputs must be at least 2, one per target, but got {len(inputs)} and {len(targets)}.")
     return {name: score(module, inputs, targets) for name, score in SCORES.items()}
+
+
+class NetScores:
+    """The scores of a space's untrained networks as features of predictors (`predictors.base.ScoreFunction`).
+
+    Weights come from a super-network's seeded start, inputs and targets are seeded noise: no data are needed, and
+    whoever has the super-network's description gets the same numbers. They are computed in double precision, so that
+    deep nets do not overflow, and remembered for each architecture.
+
+    Args:
+        supernet: whose networks are meant; its own weights are not used, so that it may be without storage.
+        batch: inputs that a network is scored on.
+        seed: of weights and inputs.
+    """
+
+    columns = tuple(SCORES)
+
+    def __init__(self, supernet: Supernet, *, batch: int = 16, seed: int = 0) -> None:
+        if batch < 2:
+            raise ValueError(f"batch must be at least 2, but got {batch}.")
+        self.supernet, self.batch, self.seed = supernet, batch, seed
+        self._made: Supernet | None = None
+        self._known: dict[bytes, list[float]] = {}
+
+    @property
+    def digest(self) -> str:
+        """Of what the numbers depend on: the genes, the shapes of all weights and inputs, batch and seed."""
+        shapes = {name: list(tensor.shape) for name, tensor in self.supernet.tensors().items()}
+        inputs = [self.batch, *self.supernet.family.input_shape]
+        text = json.dumps([self.supernet.space.fingerprint, shapes, inputs, self.seed, self.columns], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __call__(self, population: Population) -> FloatArray:
+        """Returns the scores (n, 4) of a population (n, g).
+
+        Raises:
+            ValueError: networks that do not map one input to class logits.
+        """
+        space = self.supernet.space
+        rows = space.canonical(population)
+        out = np.empty((len(rows), len(self.columns)))
+        for i, row in enumerate(rows):
+            key = row.tobytes()
+            if key not in self._known:
+                self._known[key] = self._score(space.architecture(row))
+            out[i] = self._known[key]
+        return out
+
+    def _score(self, arch: Architecture) -> list[float]:
+        if self._made is None:
+            net = self.supernet
+            self._made = Supernet(net.family, sparsity=net.sparsity, precisions=net.precisions, seed=self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
+        inputs = self._made.family.example_inputs(batch=self.batch, generator=generator, arch=arch)
+        if len(inputs) != 1 or not inputs[0].is_floating_point():
+            raise ValueError("zero-cost scores must be of networks with one input of numbers, but these take others.")
+        module = self._made.extract(arch).double()
+        x = inputs[0].double()
+        with torch.no_grad():
+            logits = module(x)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ValueError("zero-cost scores must be of networks that answer class logits, but these do not.")
+        targets = torch.randint(logits.shape[1], (self.batch,), generator=generator)
+        found = scores(module, x, targets=targets)
+        return [found[name] for name in self.columns]

@@ -202,6 +202,7 @@ def fit(
     model: str = "auto",
     log: bool = False,
     rank: bool = False,
+    zero_cost: bool = False,
     device: str | None = None,
     unit: str | None = None,
     maximize: bool | None = None,
@@ -220,6 +221,7 @@ def fit(
         model: name out of `registry.PREDICTORS`.
         log: fits the logarithm of the labels.
         rank: fits their ranks: for labels whose order counts.
+        zero_cost: also reads zero-cost scores of the untrained networks.
         batch: examples per measured call.
         from_devices: see `recipe`.
         device: whose numbers these are; None for what depends on none.
@@ -239,7 +241,15 @@ def fit(
     source = open_space(space)
     data = read_table(table, source.space, target=target)
     transform: Target = "log" if log else "rank" if rank else "raw"
-    how = recipe(source, target=target, model=model, transform=transform, batch=batch, from_devices=from_devices)
+    how = recipe(
+        source,
+        target=target,
+        model=model,
+        transform=transform,
+        batch=batch,
+        from_devices=from_devices,
+        zero_cost=zero_cost,
+    )
     unit = unit_of(target) if unit is None else unit
     minimize = target not in MAXIMISED if maximize is None else not maximize
     try:

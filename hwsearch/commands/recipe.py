@@ -33,6 +33,7 @@ class Recipe:
         transform: what of the values is fitted; not used where there are other devices.
         batch: examples per measured call.
         devices: name -> fitted predictor of the same metric on another device.
+        zero_cost: whether zero-cost scores of the networks are features.
     """
 
     source: SpaceSource
@@ -40,13 +41,19 @@ class Recipe:
     transform: Target = "raw"
     batch: int = 1
     devices: Mapping[str, Predictor] = field(default_factory=dict)
+    zero_cost: bool = False
 
     def make(self) -> Predictor:
         """Returns a new predictor, unfitted."""
         if self.devices:
             return Transfer(self.source.space, devices=self.devices, layers=self.source.layers)
         return registry.predictor(
-            self.model, self.source.space, layers=self.source.layers, batch=self.batch, target=self.transform
+            self.model,
+            self.source.space,
+            layers=self.source.layers,
+            batch=self.batch,
+            target=self.transform,
+            scores=self.source.scores if self.zero_cost else None,
         )
 
     def embed(self, population: Population) -> FloatArray:
@@ -69,6 +76,7 @@ def recipe(
     transform: Target = "raw",
     batch: int = 1,
     from_devices: Sequence[str] = (),
+    zero_cost: bool = False,
 ) -> Recipe:
     """Returns the recipe, with the predictors of other devices loaded, or fitted to their tables.
 
@@ -79,6 +87,7 @@ def recipe(
         transform: what of the values is fitted.
         batch: examples per measured call.
         from_devices: predictor files, or tables as `read_table` takes them, of other devices.
+        zero_cost: whether zero-cost scores of the networks are features.
 
     Raises:
         UserError or ValueError: unknown model, another space or metric, two devices of one name.
@@ -86,6 +95,10 @@ def recipe(
     registry.predictor(
         model, source.space, layers=source.layers, batch=batch, target=transform
     )  # an unknown name shows now
+    if zero_cost and source.plan is None:
+        raise UserError("--zero-cost must be used with a space that has networks, but this one has genes only.")
+    if from_devices and zero_cost:
+        raise UserError("--from-devices decides the features itself: leave out --zero-cost.")
     if from_devices and (model != "auto" or transform != "raw"):
         raise UserError("--from-devices decides the model and its transform itself: leave out --model, --log, --rank.")
     devices: dict[str, Predictor] = {}
@@ -105,7 +118,7 @@ def recipe(
         if name in devices:
             raise UserError(f"--from-devices must be of different devices, but {name!r} is given twice.")
         devices[name] = predictor
-    return Recipe(source, model, transform, batch, devices)
+    return Recipe(source, model, transform, batch, devices, zero_cost)
 
 
 def parts(predictor: Predictor) -> dict[str, float]:
