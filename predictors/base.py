@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -33,7 +33,11 @@ class ScoreFunction(Protocol):
 
     @property
     def digest(self) -> str:
-        """Equal only for functions that give equal numbers; stored in files."""
+        """Equal only for functions that give equal numbers, whatever their columns; stored in files."""
+        ...
+
+    def only(self, columns: Sequence[str]) -> ScoreFunction:
+        """Returns the function of some of the numbers it can give; raises ValueError for a name it does not know."""
         ...
 
     def __call__(self, population: Population) -> FloatArray:

@@ -11,8 +11,8 @@ from predictors.base import FloatArray, ScoreFunction
 from predictors.feature_blocks import Block, Reading
 from search_spaces.space import Population
 
-REFERENCE_NETS = 32
-"""Networks that tell how far each score spreads; few, because a score costs a forward and a backward pass."""
+REFERENCE_NETS = 12
+"""Networks that tell how far each score spreads: only a scale, and a score costs a forward and a backward pass."""
 
 
 class ScoreColumns:
@@ -44,8 +44,8 @@ class ScoreColumns:
         Raises:
             ValueError: no scores, or others than those of the fit.
         """
-        scores = required(scores)
-        if scores.digest != settings["digest"] or list(scores.columns) != settings["columns"]:
+        scores = required(scores).only(settings["columns"])
+        if scores.digest != settings["digest"]:
             raise ValueError("the scores must be those that the predictor was fitted with, but they differ.")
         return cls(scores, middle=np.array(settings["middle"]), spread=np.array(settings["spread"]))
 

@@ -14,7 +14,7 @@ from hwsearch.commands.network import network_of
 from hwsearch.commands.query import run_plan, space_plan
 from hwsearch.config import read_yaml
 from hwsearch.errors import ConfigError, UserError
-from hwsearch.zero_cost import NetScores
+from hwsearch.net_scores import NetScores
 from predictors.base import LayerFunction, Sources
 from search_spaces.genes import Condition, Gene
 from search_spaces.space import SearchSpace

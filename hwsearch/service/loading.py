@@ -11,11 +11,11 @@ import yaml
 
 from hwsearch.config import RunConfig
 from hwsearch.errors import UserError
+from hwsearch.net_scores import NetScores
 from hwsearch.objectives import COST_METRICS, Direction, Objective
 from hwsearch.runfolder import RunFolder
 from hwsearch.service.catalog import Catalog, Entry, Trials
 from hwsearch.study import Study, readable_storage
-from hwsearch.zero_cost import NetScores
 from predictors.base import Sources
 from predictors.files import load as load_predictor
 from predictors.files import read_card
