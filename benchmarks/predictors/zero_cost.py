@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from benchmarks.measurement.nets import distinct, one_thread, space
+from benchmarks.measurement.nets import distinct, one_thread
 from hwsearch import build
 from hwsearch.evaluation import calibration_batches, evaluate
 from hwsearch.net_scores import NetScores
 from hwsearch.training.supernet_training import train
 from hwsearch.zero_cost import SCORES, scores
 from predictors.auto import Auto
+from search_spaces.ofa_networks import OfaMobilenetV3
+from search_spaces.supernet import Supernet
 
 
 def label(config: Path, out: Path, *, nets: int) -> None:
@@ -79,26 +81,26 @@ def compare(labels: Path, *, rows: list[int], seeds: int) -> None:
 
 
 def timing(nets: int) -> None:
-    """Prints CPU seconds per net, MobileNetV3 at 64 x 64: as features are made, and in double precision."""
-    supernet = space(64)
-    rows = distinct(supernet, nets + 1, seed=3)
-    ours = NetScores(supernet)
-    ours(rows[:1])
-    begun = time.process_time()
-    ours(rows[1:])
-    print(f"NetScores: {(time.process_time() - begun) / nets:.3f} s per net, all of {', '.join(ours.columns)}")
-    for name in SCORES:
-        one = NetScores(supernet, columns=(name,))
-        one(rows[:1])
+    """Prints CPU seconds per net: as features are made, and as they first were, in double precision on all pixels."""
+    for name, supernet in {
+        "tiny": Supernet(OfaMobilenetV3(preset="tiny", n_classes=10)),
+        "64 x 64": Supernet(OfaMobilenetV3(resolutions=[64])),
+    }.items():
+        rows = distinct(supernet, nets + 1, seed=3)
+        for columns in (SCORES, *((score,) for score in SCORES)):
+            of_nets = NetScores(supernet, columns=columns)
+            of_nets(rows[:1])
+            begun = time.process_time()
+            of_nets(rows[1:])
+            print(f"MobileNetV3 {name}, {', '.join(columns)}: {(time.process_time() - begun) / nets:.3f} s per net")
         begun = time.process_time()
-        one(rows[1:])
-        print(f"  {name} alone: {(time.process_time() - begun) / nets:.3f} s")
-    begun = time.process_time()
-    for row in rows[1 : 1 + min(3, nets)]:
-        arch = supernet.space.architecture(row)
-        (x,) = supernet.family.example_inputs(batch=16, arch=arch)
-        scores(supernet.extract(arch).double(), x.double(), targets=torch.zeros(16, dtype=torch.long))
-    print(f"double precision, batch 16, all pixels: {(time.process_time() - begun) / min(3, nets):.3f} s per net")
+        for row in rows[1:]:
+            arch = supernet.space.architecture(row)
+            (x,) = supernet.family.example_inputs(batch=16, arch=arch)
+            module, targets = supernet.extract(arch).double(), torch.zeros(16, dtype=torch.long)
+            for score in SCORES:
+                scores(module, x.double(), targets=targets, only=[score])
+        print(f"  one pass per score, batch 16, double precision: {(time.process_time() - begun) / nets:.3f} s per net")
 
 
 def main() -> None:

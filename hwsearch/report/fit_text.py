@@ -54,9 +54,8 @@ def _noise(noise: Mapping[str, Any] | None, report: Mapping[str, Any] | None, un
 def _runs(runs: Mapping[str, Any]) -> str:
     if not runs["shared_percent"]:
         return f"{runs['n']}, labels of one are no more alike than others"
-    return (
-        f"{runs['n']}, labels of one share {runs['shared_percent']:.2f} %: taken off; intervals are of other sessions"
-    )
+    shared = f"{runs['shared_percent']:.2f} %"
+    return f"{runs['n']}, labels of one share {shared}, which is taken off; intervals are of another session"
 
 
 def _error(point: Mapping[str, Any], unit: str) -> str:

@@ -269,6 +269,32 @@ def test_good_labels_count_for_more(tmp_path: Path, model: str) -> None:
     assert np.mean(error["repeats"]) < 0.85 * ignored
 
 
+def test_a_column_says_which_labels_were_measured_together(tmp_path: Path, cli: Cli) -> None:
+    name = space_file(tmp_path, {"genes": {g: [1, 2, 3, 4] for g in "abc"}})
+    space = open_space(name).space
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(space.enumerate())[:40]
+    shared = 0.1 * rng.standard_normal(10)
+    said = {}
+    for kind in ("together", "apart"):
+        text = write_header(space, ["latency_ms", "run"])
+        for i, row in enumerate(rows):
+            value = (10 + truth(row[None])[0]) * (1 + shared[i // 4])
+            run = f"monday {i // 4 if kind == 'together' else i % 10}"
+            text += write_row(space, row, {"latency_ms": float(value), "run": run})
+        (tmp_path / "t.csv").write_text(text)
+        command = ["fit", tmp_path / "t.csv", "--space", name, "--target", "latency_ms", "--model", "ridge"]
+        code, said[kind], _ = cli(*command, "--out", tmp_path / "p.safetensors", "--no-curve")
+        assert code == 0
+    (line,) = [line for line in said["together"].splitlines() if line.startswith("measuring runs")]
+    share = float(line.split("share ")[1].split(" %")[0])
+    assert 5 < share < 15
+    assert line.startswith("measuring runs  10, labels of one share") and line.endswith(
+        "intervals are of another session"
+    )
+    assert "measuring runs  10, labels of one are no more alike than others" in said["apart"]
+
+
 def test_a_standard_error_comes_from_the_table_or_from_repeats() -> None:
     rows = np.array([[0], [0], [0], [0], [1], [2]], np.uint8)
     noise = label_noise(rows, np.array([1.0, 2.0, 3.0, 4.0, 9.0, 5.0]))
