@@ -59,7 +59,7 @@ def compare(labels: Path, *, rows: list[int], seeds: int) -> None:
         to_values, to_macs = (kendalltau(column, other).statistic for other in (values, macs))
         print(f"  {name:14s} {to_values:+.3f}, to MACs {to_macs:+.3f}")
     noise = np.sqrt(values * (1 - values) / int(stored["n_examples"]))
-    print(f"deviation of the labels {values.std():.4f}, mean standard error {noise.mean():.4f}")
+    print(f"deviation of the labels {values.std():.4f}, mean standard error {noise.mean():.4f}", flush=True)
     for n in rows:
         found = []
         for seed in range(seeds):
@@ -70,6 +70,7 @@ def compare(labels: Path, *, rows: list[int], seeds: int) -> None:
                 model = Auto(supernet.space, layers=supernet.layers, scores=given).fit(population[seen], values[seen])
                 taus.append(float(kendalltau(model.predict(population[rest]).mean, values[rest]).statistic))
             found.append(taus)
+            print(f"  {n} rows, draw {seed}: tau {taus[0]:.3f} without, {taus[1]:.3f} with", flush=True)
         without, with_scores = np.array(found).T
         better = with_scores - without
         print(
