@@ -102,7 +102,7 @@ def on_ray(space: SearchSpace, trials: int, seconds: float) -> None:
     ideal = trials * seconds / 2
     print(
         f"ray, 2 workers: {1e3 * (took - ideal) / trials:.2f} ms over half the evaluation per trial; "
-        f"{100 * ideal / took:.0f} % of the ideal throughput; {1e3 * cpu / trials:.2f} ms of CPU per trial in the driver"
+        f"{100 * ideal / took:.0f} % of the ideal throughput; {1e3 * cpu / trials:.2f} ms of the driver's CPU per trial"
     )
 
 

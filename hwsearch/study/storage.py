@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
     """
     if url is None:
         journal.parent.mkdir(parents=True, exist_ok=True)
-        return FileStorage(JournalFileBackend(str(journal)))
+        return FileStorage(Journal(str(journal)))
     return open_database(url)
 
 
@@ -43,10 +45,39 @@ def readable_storage(url: str | None, journal: Path) -> BaseStorage | Path:
     return journal if url is None else open_storage(url, journal)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block. Only the main thread is interrupted by them at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not None:  # else it was not set by Python
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came[:1]:
+        signal.raise_signal(number)
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal, whose lock knows no interrupts: one in the middle of it surfaces as an error of the lock."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends records with one flush."""
+        with held_back():
+            super().append_logs(logs)
+
+
 class FileStorage(JournalStorage):
     """Knows its file, into which whole batches of records are written at once."""
 
-    def __init__(self, journal: JournalFileBackend) -> None:
+    def __init__(self, journal: Journal) -> None:
         super().__init__(journal)
         self.journal = journal
 

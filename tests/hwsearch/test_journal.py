@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -13,6 +16,7 @@ from hwsearch.journal import read_journal
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation, Measurement
 from hwsearch.study import Study, open_storage, readable_storage
+from hwsearch.study.storage import Journal
 from search_spaces.genes import Gene
 from search_spaces.space import SearchSpace
 
@@ -101,3 +105,37 @@ def test_what_only_optuna_can_follow_is_left_to_it(tmp_path: Path) -> None:
     optuna.delete_study(study_name="other@cpu", storage=storage)
     assert read_journal(path) is None
     assert len(opened(path, direct=True).trials) == 5
+
+
+@pytest.mark.parametrize(("call", "first"), [("symlink", True), ("unlink", False)])
+def test_control_c_within_the_lock_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, first: bool
+) -> None:
+    """Where Optuna would say that it did not possess the lock, or that its file is not there."""
+    journal, real = Journal(str(tmp_path / "study.log")), getattr(os, call)
+
+    def interrupted(*arguments: str) -> None:
+        if first:
+            signal.raise_signal(signal.SIGINT)
+        real(*arguments)
+        if not first:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, call, interrupted)
+            journal.append_logs([{"op_code": 0}])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    journal.append_logs([{"op_code": 1}])
+    assert [record["op_code"] for record in journal.read_logs(0)] == [0, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["study.log"]
+
+
+def test_records_are_written_beside_the_main_thread_too(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "study.log"))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(journal.append_logs, [{"op_code": 0}]).result()
+    assert len(list(journal.read_logs(0))) == 1
