@@ -54,9 +54,9 @@ def held_back() -> Iterator[None]:
     came: list[int] = []
     before: dict[int, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not None:  # else it was not set by Python
-                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(sign) is not None:  # else it was not set by Python
+                before[sign] = signal.signal(sign, lambda number, frame: came.append(number))
         yield
     finally:
         for number, handler in before.items():
