@@ -129,6 +129,8 @@ class Namespaces:
                 os.kill(int(pid), signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        # With the last socket in it a link would go by itself, but not before.
+        subprocess.call(["ip", "link", "del", f"hwv{name.removeprefix('hwnode')}"], stderr=subprocess.DEVNULL)
         for _ in range(50):
             if subprocess.call(["ip", "netns", "del", name], stderr=subprocess.DEVNULL) == 0:
                 break
