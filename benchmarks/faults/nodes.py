@@ -28,7 +28,9 @@ class Nodes(Protocol):
 
     address: str
 
-    def add(self) -> None: ...
+    def add(self) -> None:
+        """Starts a node; raises RuntimeError where Ray does not start it in its own time limit."""
+        ...
 
     def kill_oldest(self) -> str:
         """Ends a node without a word to anybody; returns what was done."""
@@ -103,7 +105,11 @@ class Namespaces:
         _call(*within, "ip", "addr", "add", f"{ip}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             _call(*within, "ip", "link", "set", device, "up")
-        self._start(within, ip, f"--address={self.address}", f"--num-cpus={CPUS}")
+        try:
+            self._start(within, ip, f"--address={self.address}", f"--num-cpus={CPUS}")
+        except RuntimeError:
+            self._end(name)
+            raise
         self._names.append(name)
 
     def kill_oldest(self) -> str:
@@ -123,6 +129,8 @@ class Namespaces:
                 os.kill(int(pid), signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        # With the last socket in it a link would go by itself, but not before.
+        subprocess.call(["ip", "link", "del", f"hwv{name.removeprefix('hwnode')}"], stderr=subprocess.DEVNULL)
         for _ in range(50):
             if subprocess.call(["ip", "netns", "del", name], stderr=subprocess.DEVNULL) == 0:
                 break

@@ -14,8 +14,8 @@ from typing import Any
 from hwsearch.distribution.executor import Waiting
 from hwsearch.distribution.jobs import Job, Slot
 
-AHEAD_S, MOST_AHEAD = 0.05, 16
-"""A worker has about so many seconds of work, in two groups: one runs, one lies behind it; and so many jobs at most."""
+GROUP_S, LARGEST = 0.05, 16
+"""A group is so many seconds of work at most, and so many evaluations. A worker has two: one runs, one lies ready."""
 MESSAGE_S = 1e-4
 """What a job takes at least."""
 
@@ -39,7 +39,7 @@ class Ahead:
     def __init__(self) -> None:
         self._lying: dict[Slot, deque[Lying]] = {}
         self._shared: set[Slot] = set()
-        self._usual_s = AHEAD_S
+        self._usual_s = GROUP_S
 
     def note(self, seconds: float) -> None:
         """Notes how long an evaluation took at its worker."""
@@ -51,7 +51,7 @@ class Ahead:
     @property
     def group(self) -> int:
         """How many evaluations go in one message; 0: they are long, and none lies ready."""
-        return (min(MOST_AHEAD, int(AHEAD_S / (self._usual_s + MESSAGE_S))) + 1) // 2
+        return min(LARGEST, int(GROUP_S / (self._usual_s + MESSAGE_S)))
 
     def room(self, slot: Slot) -> int:
         """Returns how many more evaluations may lie at a worker that has a job: whole groups, so that none is small."""

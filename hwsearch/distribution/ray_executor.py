@@ -13,7 +13,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from hwsearch.distribution.ahead import MOST_AHEAD, Ahead
+from hwsearch.distribution.ahead import LARGEST, Ahead
 from hwsearch.distribution.executor import Executor
 from hwsearch.distribution.jobs import (
     AccuracyWorker,
@@ -296,7 +296,7 @@ class RayExecutor(Executor):
             self._head.check()
         self._look()
         results = super().wait(timeout_s)
-        for _ in range(MOST_AHEAD if self._ahead else 0):
+        for _ in range(LARGEST if self._ahead else 0):
             more = super().wait(0.0)
             results += more
             if not more:

@@ -34,7 +34,7 @@ class Sent:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "group"), [(1.0, 0), (0.051, 0), (0.04, 1), (0.02, 1), (0.005, 5), (0.002, 8), (0.0, 8)]
+    ("seconds", "group"), [(1.0, 0), (0.051, 0), (0.04, 1), (0.02, 2), (0.0095, 5), (0.002, 16), (0.0, 16)]
 )
 def test_the_shorter_evaluations_are_the_more_travel_together(seconds: float, group: int) -> None:
     assert known(seconds).group == group
@@ -47,7 +47,7 @@ def test_what_is_not_known_to_be_short_does_not_lie_ready() -> None:
 
 
 def test_two_groups_per_worker_and_room_for_whole_ones_only() -> None:
-    ahead, sent, slot = known(0.005), Sent(), Slot("a", "h")
+    ahead, sent, slot = known(0.0095), Sent(), Slot("a", "h")
     assert ahead.room(slot) == 5  # behind the one job that it has
     ahead.send([slot], evaluations := waiting(*range(12)), message=sent)
     assert sent.groups == [("a", [0, 1, 2, 3, 4])]
@@ -71,13 +71,13 @@ def test_two_groups_per_worker_and_room_for_whole_ones_only() -> None:
 
 
 def test_the_last_ones_go_to_all_workers() -> None:
-    ahead, sent, slots = known(0.005), Sent(), [Slot("a", "h"), Slot("b", "h"), Slot("c", "h")]
+    ahead, sent, slots = known(0.0095), Sent(), [Slot("a", "h"), Slot("b", "h"), Slot("c", "h")]
     ahead.send(slots, waiting(1, 2, 3, 4), message=sent)
     assert sent.groups == [("a", [1, 2]), ("b", [3]), ("c", [4])]
 
 
 def test_what_was_lost_before_goes_alone() -> None:
-    ahead, sent, slots = known(0.005), Sent(), [Slot(name, "h") for name in "abcde"]
+    ahead, sent, slots = known(0.0095), Sent(), [Slot(name, "h") for name in "abcde"]
     evaluations = waiting(1, 2) + waiting(3, attempt=1) + waiting(4, moves=1) + waiting(5, 6)
     ahead.send(slots, evaluations, message=sent)
     ahead.send(slots, evaluations, message=sent)
@@ -85,7 +85,7 @@ def test_what_was_lost_before_goes_alone() -> None:
 
 
 def test_those_that_came_with_a_killer_are_marked_and_those_behind_are_not() -> None:
-    ahead, sent, slot = known(0.005), Sent(), Slot("a", "h")
+    ahead, sent, slot = known(0.0095), Sent(), Slot("a", "h")
     ahead.send([slot], waiting(1, 2, 3), message=sent)
     first = ahead.behind(slot)
     assert first is not None
