@@ -139,7 +139,9 @@ class SearchSection(Section):
     """Which engine, and how many architectures to evaluate.
 
     `stop_below`: end when the engine expects the front's hypervolume to grow by a smaller share; `max_minutes`: or
-    after so long; `warm_start`: folders of earlier runs, or CSV tables, whose results the engine may use as hints.
+    after so long; `warm_start`: folders of earlier runs, or CSV tables, whose results the engine may use as hints;
+    `contenders`: trials that the labels' front misses are validated with it if they are on the true front with at least
+    this probability, where the engine can say it; None: none of them.
     """
 
     engine: str = "pareto"
@@ -148,6 +150,7 @@ class SearchSection(Section):
     stop_below: float | None = Field(default=None, gt=0, lt=1)
     max_minutes: float | None = Field(default=None, gt=0)
     warm_start: tuple[Path, ...] = ()
+    contenders: float | None = Field(default=0.2, gt=0, le=1)
 
 
 class WorkerSection(Section):

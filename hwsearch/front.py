@@ -89,8 +89,31 @@ def load_front(folder: RunFolder) -> list[Member]:
         ) from error
 
 
-def stored_front(study: Study, folder: RunFolder) -> list[Member] | None:
-    """Returns the front that was validated before, if it is still the study's and nothing of it is missing."""
+def contending(study: Study, probabilities: Mapping[int, float], at_least: float | None) -> list[Trial]:
+    """Returns the trials to validate: the front of the labels, and what noise alone may have kept off it.
+
+    Args:
+        study: the record.
+        probabilities: proposal index -> probability to be on the true front; empty where nobody can say.
+        at_least: trials with so much join the front; None: the front alone.
+    """
+    front = {trial.index for trial in study.front()}
+    if at_least is not None:
+        front |= {index for index, said in probabilities.items() if said >= at_least}
+    return [trial for trial in study.trials if trial.index in front]
+
+
+def stored_front(
+    study: Study, folder: RunFolder, *, contenders: float | None, trials: Sequence[Trial] | None = None
+) -> list[Member] | None:
+    """Returns the front that was validated before, if it is still the study's and nothing of it is missing.
+
+    Args:
+        study: the record.
+        folder: of the run.
+        contenders: probability from which on trials are validated.
+        trials: what would be validated now; None: the same as then, unless results or the probability changed.
+    """
     try:
         stored = load_front(folder)
         content = json.loads(folder.front_json.read_text())
@@ -99,7 +122,10 @@ def stored_front(study: Study, folder: RunFolder) -> list[Member] | None:
     tracked = {"objectives": study.objectives, "limits": study.limits}
     if any(content.get(name) != [asdict(o) for o in values] for name, values in tracked.items()):
         return None
-    trials = study.front()
+    if trials is None:
+        asked = content.get("asked") == _asked(study, contenders)
+        kept = {m.index for m in stored} if asked else set()
+        trials = [t for t in study.trials if t.index in kept] or study.front()
     if [m.index for m in stored] != [t.index for t in trials] or any(m.error for m in stored):
         return None
     if any(not set(study.places(t.row)) <= {*m.measured, *m.refused} for m, t in zip(stored, trials, strict=True)):
@@ -109,15 +135,21 @@ def stored_front(study: Study, folder: RunFolder) -> list[Member] | None:
     return stored
 
 
+def _asked(study: Study, contenders: float | None) -> dict[str, Any]:
+    """Returns what decides who is validated, for `front.json`."""
+    return {"arrived": sum(len(trial.arrived) for trial in study.trials), "contenders": contenders}
+
+
 def validate(
     study: Study,
     executor: Executor,
     folder: RunFolder,
     *,
     probabilities: Mapping[int, float] | None = None,
+    contenders: float | None = None,
     observe: Callable[[int, int], None] | None = None,
 ) -> list[Member]:
-    """Returns the front with every member measured again and scored on the hold-out; stored in the run folder.
+    """Returns the front and its contenders, all measured again and scored on the hold-out; stored in the run folder.
 
     Nothing is selected on the hold-out: members that fall behind are kept and flagged. A front that was
     validated before is returned as it is.
@@ -127,14 +159,16 @@ def validate(
         executor: idle.
         folder: of the run.
         probabilities: proposal index -> probability to be on the true front; None where the engine cannot say.
+        contenders: probability from which on a trial is validated though the labels' front misses it; None: never.
         observe: called with (done, total) steps.
     """
     said = probabilities or {}
-    trials = study.front()
-    stored = stored_front(study, folder)
+    trials = contending(study, said, contenders)
+    stored = stored_front(study, folder, contenders=contenders, trials=trials)
+    asked = _asked(study, contenders)
     if stored is not None:
         members = [replace(m, front_probability=said.get(m.index)) for m in stored]  # more trials, the same front
-        save_front(members, study.objectives, study.limits, folder)
+        save_front(members, study.objectives, study.limits, folder, asked=asked)
         return members
     again: dict[int, Evaluated] = {}
     measured: dict[int, dict[str, Any]] = {trial.index: {} for trial in trials}
@@ -189,7 +223,7 @@ def validate(
         for trial in trials
     ]
     members = _flag(members, study.objectives, study.limits)
-    save_front(members, study.objectives, study.limits, folder)
+    save_front(members, study.objectives, study.limits, folder, asked=asked)
     return members
 
 
@@ -255,9 +289,14 @@ def _flag(members: list[Member], objectives: Sequence[Objective], limits: Sequen
 
 
 def save_front(
-    members: Sequence[Member], objectives: Sequence[Objective], limits: Sequence[Objective], folder: RunFolder
+    members: Sequence[Member],
+    objectives: Sequence[Objective],
+    limits: Sequence[Objective],
+    folder: RunFolder,
+    *,
+    asked: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `front.csv` and `front.json`."""
+    """Writes `front.csv` and `front.json`; `asked` is what decided who was validated."""
     names = [o.name for o in objectives]
     names += [o.name for o in limits if o.name not in names]
     genes = list(dict.fromkeys(gene for member in members for gene in member.architecture))
@@ -279,6 +318,7 @@ def save_front(
         "format_version": 1,
         "objectives": [asdict(o) for o in objectives],
         "limits": [asdict(o) for o in limits],
+        "asked": asked,
         "members": [asdict(m) for m in members],
         "fronts": {device: front_of(members, device, objectives) for device in devices_of(objectives)},
         "robust": robust_of(members, objectives, limits),

@@ -12,6 +12,7 @@ from predictors.base import FloatArray, LayerFunction, Target
 from predictors.features import Features
 from predictors.gp import BlockGP
 from predictors.gp_answers import GPAnswer
+from predictors.left_out import left_out
 from predictors.model import FeatureModel
 from predictors.on_basis import Answer
 from predictors.regression import HeldOut, Regressor, Sample, cross_fit
@@ -57,7 +58,12 @@ class GPRegressor(Regressor):
         process.fit(sample.x, sample.y, noise_std=sample.stds, noise_scale=1 / sample.weight)
         average = len(sample) <= self.few and self.n_draws > 0
         self.processes_ = process.draws(self.n_draws) if average else [process]
-        self._held = self._refit(sample, process) if len(sample) <= REFIT_ROWS else self._leave_one_out(sample.y)
+        if average and len(np.unique(sample.group)) == len(sample):
+            self._held = left_out(self.processes_, sample.y)
+        elif len(sample) <= REFIT_ROWS:
+            self._held = self._refit(sample, process)
+        else:
+            self._held = self._leave_one_out(sample.y)
         return self
 
     def _refit(self, sample: Sample, process: BlockGP) -> HeldOut:
@@ -85,7 +91,11 @@ class GPRegressor(Regressor):
         return _Mixture([process.answer(noise=True, basis=basis) for process in self.processes_])
 
     def held_out(self) -> HeldOut:
-        """Returns k-fold answers with hyperparameters of their own up to 160 rows, beyond that leave-one-out ones."""
+        """Returns what the average, where there is one, says without each row, see `left_out`.
+
+        Of one process and of repeated architectures: k-fold answers with hyperparameters of their own up to 160 rows,
+        leave-one-out ones at fixed hyperparameters beyond.
+        """
         return self._held
 
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -103,7 +103,7 @@ def run(config: Path, *, overrides: Sequence[str] = (), run_dir: Path | None = N
         environment = {"versions": versions(), "machine": dict(machine()), "inputs": inputs(plan)}
         write_json(folder.environment, environment)
         budget = min(plan.config.search.trials, plan.space.size())
-        stored = stored_front(study, folder)
+        stored = stored_front(study, folder, contenders=plan.config.search.contenders)
         if stored and len(study.trials) >= budget and not study.unmeasured():
             observer.note("search and validation are complete; search.trials=... asks for more")
             members = stored
@@ -184,7 +184,14 @@ def _search(
         if study.front():
             observer.phase("validate")
             said = _front_probabilities(engine, study)
-            return validate(study, executor, folder, probabilities=said, observe=observer.validation)
+            return validate(
+                study,
+                executor,
+                folder,
+                probabilities=said,
+                contenders=section.contenders,
+                observe=observer.validation,
+            )
     finally:
         executor.close()
         recorder.close()
@@ -269,7 +276,9 @@ def _export(
     usable = [m for m in members if m.error is None and WEIGHTS in m.artifacts]
     if not usable and nets != 0 and plan.weights_are is None:
         observer.note("nothing is exported: there are no weights (no supernet.weights, no objective such as accuracy)")
-    chosen = usable if nets == "all" else spread(usable, nets, plan.objectives[0])
+    # Contenders that fell behind are on record; they take no other net's place.
+    ahead = [m for m in usable if not m.behind]
+    chosen = usable if nets == "all" else spread(ahead if len(ahead) >= nets else usable, nets, plan.objectives[0])
     request = Request(command=("hwsearch", *sys.argv[1:]))
     done = []
     for member in chosen:

@@ -13,6 +13,7 @@ from typing import Any
 from hwsearch.distribution.jobs import (
     Evaluated,
     EvaluateJob,
+    GroupLost,
     HostLost,
     Job,
     Limits,
@@ -28,12 +29,12 @@ from hwsearch.errors import WorkerError
 from hwsearch.results import Evaluation, RunCounts
 
 MOVES = 20
-"""How often a job is sent to another host because its host was lost, before that counts as an attempt."""
+"""How often a job is sent elsewhere after a loss that may not be its fault, before that counts as an attempt."""
 
 
 @dataclass
 class Waiting:
-    """A job that waits: since when, how often it was tried, how often it lost its host."""
+    """A job that waits: since when, how often it was tried, how often it was lost without being to blame."""
 
     job: Job
     since: float
@@ -290,7 +291,7 @@ class Executor(ABC):
             if replace_worker:
                 self._replace(slot)
             self._ready(slot, slot.ready)
-            innocent = isinstance(outcome, HostLost) and moves < MOVES
+            innocent = isinstance(outcome, HostLost | GroupLost) and moves < MOVES
             if innocent or attempt < self.limits.retries:
                 attempt, moves = (attempt, moves + 1) if innocent else (attempt + 1, moves)
                 again = [Waiting(part, self._now(), attempt, moves) for part in _split(job)]

@@ -176,6 +176,10 @@ class HostLost(WorkerDied):
     """The whole host is gone, which says nothing about the job."""
 
 
+class GroupLost(WorkerDied):
+    """The process is gone while it had several jobs; which of them took it along is not known."""
+
+
 def one_line(error: BaseException) -> str:
     """Returns `Type: message` of an exception, in one line."""
     message = " ".join(str(error).split())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from hwsearch.distribution.executor import Executor, Waiting
+from hwsearch.distribution.ahead import MOST_AHEAD, Ahead
+from hwsearch.distribution.executor import Executor
 from hwsearch.distribution.jobs import (
     AccuracyWorker,
     EvaluateJob,
+    GroupLost,
     HostLost,
     Job,
     LaneWorker,
@@ -35,14 +36,12 @@ from hwsearch.distribution.leftovers import end_leftovers, note_processes
 from hwsearch.distribution.metrics import RunMetrics
 from hwsearch.distribution.ray_cluster import HeadWatch, alive_nodes, check_devices, join
 from hwsearch.errors import UserError, WorkerError
-from hwsearch.results import RunCounts
+from hwsearch.results import Evaluation, RunCounts
 
 STARTING_S = 60.0
 """How long a worker counts as coming up; one that waits for room in a full cluster must not stop all timings."""
 STARTS = 3
 """How often a worker that dies before it is up is started again."""
-AHEAD_S, MOST_AHEAD = 0.05, 16
-"""So many seconds of work lie ready at a worker, so that it need not wait for the driver, and so many jobs at most."""
 LOOK_S = 2.0
 """How often the nodes of a cluster are counted."""
 
@@ -65,13 +64,19 @@ class _AccuracyActor:
         except Exception as error:
             self._worker = WorkerFailed(one_line(error))
 
-    def run(self, job: EvaluateJob) -> Any:
-        """Returns the worker's answer and how long it took, or why there is no worker."""
+    def run(self, jobs: Sequence[EvaluateJob]) -> list[_Timed] | WorkerFailed:
+        """Returns the worker's answers and how long each took, or why there is no worker."""
         if isinstance(self._worker, WorkerFailed):
             return self._worker
-        started = time.perf_counter()
-        answer = self._worker.evaluate(job)
-        return _Timed(answer, time.perf_counter() - started)
+        answers = []
+        for job in jobs:
+            started = time.perf_counter()
+            try:
+                answer = self._worker.evaluate(job)
+            except Exception as error:  # of one job, and not of those that came with it
+                answer = Evaluation({}, seconds=0.0, error=one_line(error)), {}
+            answers.append(_Timed(answer, time.perf_counter() - started))
+        return answers
 
     def host(self) -> str:
         """Returns the id of the node."""
@@ -163,8 +168,7 @@ class RayExecutor(Executor):
         self._refs: dict[Any, Slot] = {}
         self._hosts: dict[Any, Slot] = {}  # workers that have not said yet where they live
         self._doubted: set[Slot] = set()  # out of reach: whether the worker or its node is gone is not known yet
-        self._lying: dict[Slot, deque[tuple[Waiting, Any]]] = {}  # behind a worker's job, in its own queue already
-        self._usual_s = AHEAD_S  # of an evaluation
+        self._ahead = Ahead()
         self._made: dict[Slot, float] = {}
         self._starts: dict[Slot, int] = {}
         self._n_made = self._n_named = 0
@@ -292,7 +296,7 @@ class RayExecutor(Executor):
             self._head.check()
         self._look()
         results = super().wait(timeout_s)
-        for _ in range(MOST_AHEAD if self._lying else 0):
+        for _ in range(MOST_AHEAD if self._ahead else 0):
             more = super().wait(0.0)
             results += more
             if not more:
@@ -309,55 +313,46 @@ class RayExecutor(Executor):
         return results
 
     def _start(self, slot: Slot, job: Job) -> None:
-        lying = self._lying.get(slot)
-        ref = lying.popleft()[1] if lying and lying[0][0].job is job else slot.worker.run.remote(job)
-        self._refs[ref] = slot
+        begun = self._ahead.begin(slot, job)
+        if begun is None:
+            self._refs[slot.worker.run.remote([job] if slot.device is None else job)] = slot
+        elif begun.ref is not None:
+            self._refs[begun.ref] = slot
 
     # -- work that lies ready where evaluations are short ----------------------------------------------
 
-    @property
-    def _room_ahead(self) -> int:
-        """How many more evaluations may lie behind those that run; none where they are long or a timing is due."""
-        each = min(MOST_AHEAD, int(AHEAD_S / (self._usual_s + 1e-4)))
-        if each == 0 or any(s.job is not None or self._has_enough(s) for s in self._exclusive()):
-            return 0
-        return max(0, each * self._n_busy_accuracy - sum(map(len, self._lying.values())))
+    def _open_to_more(self) -> list[Slot]:
+        """Returns busy workers at which evaluations may lie; none while these are long or a timing is due."""
+        if not self._ahead.group or any(s.job is not None or self._has_enough(s) for s in self._exclusive()):
+            return []
+        return [s for s in self._busy if s.device is None and s not in self._doubted]
 
     @property
     def free(self) -> int:
         """See `Executor.free`; where evaluations are short, also those that may lie ready at a worker."""
-        return super().free + max(0, self._room_ahead - max(0, len(self._evaluations) - len(self._resting)))
+        room = sum(map(self._ahead.room, self._open_to_more()))
+        return super().free + max(0, room - max(0, len(self._evaluations) - len(self._resting)))
 
     def _schedule(self) -> None:
         super()._schedule()
-        room = self._room_ahead if self._evaluations else 0
-        busy = [s for s in self._busy if s.device is None and s not in self._doubted] if room else []
-        while busy and room > 0 and self._evaluations:
-            slot = min(busy, key=lambda s: len(self._lying.get(s, ())))
-            waiting = self._evaluations.popleft()
-            self._lying.setdefault(slot, deque()).append((waiting, slot.worker.run.remote(waiting.job)))
-            room -= 1
+        if self._evaluations:
+            self._ahead.send(
+                self._open_to_more(), self._evaluations, message=lambda slot, jobs: slot.worker.run.remote(jobs)
+            )
 
     def _finish(self, slot: Slot, outcome: Any, *, replace_worker: bool = True) -> list[Result]:
+        if type(outcome) is WorkerDied and self._ahead.shares(slot):
+            outcome = GroupLost(str(outcome))
         results = super()._finish(slot, outcome, replace_worker=replace_worker)
         if slot.broken is not None:
             self._take_back(slot)
-        elif lying := self._lying.get(slot):
-            self._run(slot, lying[0][0])
-        else:
-            self._lying.pop(slot, None)
+        elif (waiting := self._ahead.behind(slot)) is not None:
+            self._run(slot, waiting)
         return results
 
-    def _timed(self, answer: Any) -> Any:
-        """Notes how long an evaluation took at its worker; returns what it answered."""
-        if not isinstance(answer, _Timed):
-            return answer
-        self._usual_s += 0.2 * (answer.seconds - self._usual_s)
-        return answer.answer
-
     def _take_back(self, slot: Slot) -> None:
-        """What lay behind a job that took its worker along waits again; it is not to blame."""
-        self._evaluations.extendleft(waiting for waiting, _ in reversed(self._lying.pop(slot, deque())))
+        """What lay behind a job that took its worker along waits again."""
+        self._evaluations.extendleft(reversed(self._ahead.withdraw(slot)))
 
     def _collect(self, timeout_s: float) -> list[tuple[Slot, Any]]:
         self._learn_hosts(0.0 if self._refs else min(timeout_s, 0.25))
@@ -374,9 +369,15 @@ class RayExecutor(Executor):
         for ref in ready:
             slot = self._refs.pop(ref)
             try:
-                answer = self._timed(ray.get(ref))
-                doubted = slot in self._doubted
-                out.append((slot, HostLost("its connection broke") if doubted else answer))
+                answer = ray.get(ref)
+                if slot in self._doubted:
+                    out.append((slot, HostLost("its connection broke")))
+                elif slot.device is None and isinstance(answer, list):
+                    for timed in answer:
+                        self._ahead.note(timed.seconds)
+                        out.append((slot, timed.answer))
+                else:
+                    out.append((slot, answer))
             except ActorUnavailableError:
                 self._doubted.add(slot)
                 self._refs[slot.worker.host.remote()] = slot  # its answer will say what became of the worker
@@ -385,7 +386,8 @@ class RayExecutor(Executor):
                 death = _death(error)
                 out.append((slot, HostLost(str(death)) if self._host_is_gone(slot) else death))
             except RayTaskError as error:
-                out.append((slot, error.cause if isinstance(error.cause, Exception) else error))
+                cause = error.cause if isinstance(error.cause, Exception) else error
+                out.append((slot, GroupLost(one_line(cause)) if self._ahead.shares(slot) else cause))
             except (RayError, GetTimeoutError) as error:
                 out.append((slot, WorkerDied(" ".join(str(error).split())[:200])))
         return out

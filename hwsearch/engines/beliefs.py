@@ -175,7 +175,10 @@ class Beliefs:
 
     def losses(self, rows: NDArray[np.bool_], *, natural: bool) -> FloatArray:
         """Returns losses (k, m) of some known rows, in their own units or warped."""
-        values = self.values[rows, : self.m]
+        return self.in_unit(self.values[rows, : self.m], natural=natural)
+
+    def in_unit(self, values: FloatArray, *, natural: bool) -> FloatArray:
+        """Returns losses (k, m) as they are or warped."""
         if natural:
             return values
         return np.stack([self.warp(j).forward(values[:, j]) for j in range(self.m)], axis=1)
@@ -185,6 +188,31 @@ class Beliefs:
         if column in self.posteriors:
             return self.posteriors[column].warp
         return Warp.of(self.values[self.known, column], EXACT_SHIFT)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any label's standard error is known."""
+        return any(posterior.errors.any() for posterior in self.posteriors.values())
+
+    def draws(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Returns `n` draws (n, r, m + c) of what `values` truly are, from the posterior given labels and their errors.
+
+        Rows are drawn together, so that what labels of like architectures say counts too. What no standard error
+        blurs, and what is predicted, is the same in every draw.
+        """
+        out = np.repeat(self.values[None], n, axis=0)
+        for j, posterior in self.posteriors.items():
+            mean, covariance = posterior.truth()
+            uncertain = np.flatnonzero(np.diagonal(covariance) > 1e-12)
+            if not len(uncertain):
+                continue
+            spectrum, vectors = np.linalg.eigh(covariance[np.ix_(uncertain, uncertain)])
+            root = vectors * np.sqrt(np.maximum(spectrum, 0.0))
+            noise = rng.standard_normal((n, len(uncertain))) @ root.T
+            out[:, self.labelled[j][uncertain], j] = posterior.warp.inverse(mean[uncertain] + noise)
+        for c, (j, offset) in self.tied.items():
+            out[:, :, c] = out[:, :, j] + offset
+        return out
 
     # -- candidates ----------------------------------------------------------------------------------
 

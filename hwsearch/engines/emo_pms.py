@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwsearch import pareto
 from hwsearch.engines.base import ExactLosses, SearchEngine, filled, usable
 from hwsearch.engines.evolve import evolve
-from hwsearch.engines.initial import spread_sample
+from hwsearch.engines.initial import ends, spread_sample
 from hwsearch.engines.predicted import Additive
 from hwsearch.engines.selection import survivors
 from hwsearch.results import History
@@ -43,7 +43,7 @@ class EmoPms(SearchEngine):
         seed: of all random choices.
         exact: losses whose shares need no evaluation; the joined networks are ranked by the losses themselves.
         part: genes of a part, about.
-        initial: trials of widely varying composition at the start.
+        initial: trials at the start: the smallest and the largest network, then ones of widely varying composition.
     """
 
     def __init__(
@@ -70,7 +70,11 @@ class EmoPms(SearchEngine):
         rng = self.rng(history)
         done = usable(history)
         n_spread = count if len(done) < 4 else min(count, max(0, self.initial - len(history)))
-        spread = unique_rows(spread_sample(self.space, 4 * n_spread, rng)) if n_spread else history.genotypes[:0]
+        spread = history.genotypes[:0]
+        if n_spread:
+            wide = unique_rows(spread_sample(self.space, 4 * n_spread, rng))
+            first = ends(self.space)
+            spread = np.concatenate([first, wide[not_in(wide, first)]])
         chosen = spread[not_in(spread, history.genotypes)][:n_spread]
         if n_spread < count:
             seen = np.concatenate([history.genotypes, chosen])

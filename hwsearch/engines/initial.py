@@ -47,6 +47,11 @@ def extremes(space: SearchSpace, pool: Population, costs: FloatArray) -> Populat
     """
     if costs.shape[1]:
         return unique_rows(pool[np.stack([costs.argmin(axis=0), costs.argmax(axis=0)], axis=1).ravel()])
+    return ends(space)
+
+
+def ends(space: SearchSpace) -> Population:
+    """Returns the smallest and the largest architecture (2, g) of a space; (1, g) if they are one."""
     return unique_rows(np.stack([space.row(space.smallest()), space.row(space.largest())]))
 
 

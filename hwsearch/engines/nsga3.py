@@ -27,9 +27,10 @@ class NSGA3(NSGA2):
         n_objectives: number of losses.
         seed: of all random choices.
         exact: not used.
-        population: how many random trials come first, and how many finished ones may be parents.
+        population: how many trials come before the first children, and how many finished ones may be parents.
         crossover: chance that a child has two parents.
         mutation: chance of every gene to be reset; None for 1 / (number of genes).
+        extremes: begin with the smallest and the largest architecture, before random ones.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class NSGA3(NSGA2):
         population: int = 20,
         crossover: float = 0.9,
         mutation: float | None = None,
+        extremes: bool = True,
     ) -> None:
         super().__init__(
             space,
@@ -51,6 +53,7 @@ class NSGA3(NSGA2):
             population=population,
             crossover=crossover,
             mutation=mutation,
+            extremes=extremes,
         )
         self.directions = reference_directions(n_objectives, population)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, distribution_to_json
@@ -30,7 +33,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
     """
     if url is None:
         journal.parent.mkdir(parents=True, exist_ok=True)
-        return FileStorage(JournalFileBackend(str(journal)))
+        return FileStorage(Journal(str(journal)))
     return open_database(url)
 
 
@@ -43,10 +46,39 @@ def readable_storage(url: str | None, journal: Path) -> BaseStorage | Path:
     return journal if url is None else open_storage(url, journal)
 
 
+class Journal(JournalFileBackend):
+    """A journal file whose appends run to their end: an interrupt inside of Optuna's file lock breaks the lock."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends and flushes; an interrupt that comes meanwhile is raised afterwards."""
+        with _interrupts_later():
+            super().append_logs(logs)
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Holds back Ctrl-C and SIGTERM, where Python handles them, to the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
+        yield
+        return
+    handlers = {n: h for n in (signal.SIGINT, signal.SIGTERM) if callable(h := signal.getsignal(n))}
+    held: list[tuple[int, FrameType | None]] = []
+    for number in handlers:
+        signal.signal(number, lambda *call: held.append(call))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if held:
+        came, frame = held[0]
+        handlers[signal.Signals(came)](came, frame)
+
+
 class FileStorage(JournalStorage):
     """Knows its file, into which whole batches of records are written at once."""
 
-    def __init__(self, journal: JournalFileBackend) -> None:
+    def __init__(self, journal: Journal) -> None:
         super().__init__(journal)
         self.journal = journal
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from hwsearch.commands.query import front
+from hwsearch.commands.query import front, run_plan
+from hwsearch.commands.report import open_study
 from hwsearch.commands.run import _front_probabilities, run
 from hwsearch.engines.pareto_search import ParetoSearch
 from hwsearch.engines.random_search import RandomSearch
 from hwsearch.errors import RunFolderError, UserError
-from hwsearch.front import Member, _flag, choose, load_front, robust_of, save_front, spread
+from hwsearch.front import Member, _flag, choose, contending, load_front, robust_of, save_front, spread
 from hwsearch.objectives import Objective
 from hwsearch.results import Evaluation
 from hwsearch.runfolder import RunFolder
@@ -198,6 +199,46 @@ def test_probabilities_to_be_on_the_true_front(tmp_path: Path) -> None:
     outcome.folder.front_json.unlink()
     run(tmp_path / "config.yaml", run_dir=tmp_path / "run", observer=Silent())
     assert [m.front_probability for m in load_front(outcome.folder)] == found
+
+
+def test_contenders_are_validated_with_the_front_of_the_labels(tmp_path: Path) -> None:
+    """What noise alone may have kept off the front is measured again too; asked again, nothing is done twice."""
+    raw = costs_only(
+        objectives=["macs", "latency_ms@sim"],
+        limits=[],
+        devices={"sim": {"runtime": "simulated", "options": {"noise": 0.3}}},
+        search={"engine": "pareto", "trials": 14, "options": {"initial": 4, "inner": 100}, "contenders": 0.05},
+        export={"nets": 0},
+    )
+    config = write(tmp_path, raw)
+    first = run(config, run_dir=tmp_path / "run", observer=Silent())
+    plan, folder = run_plan(tmp_path / "run")
+    labels = {trial.index for trial in open_study(plan, folder).front()}
+    found = {m.index: m.front_probability for m in first.members}
+    assert labels < set(found)
+    assert all((found[index] or 0.0) >= 0.05 for index in set(found) - labels)
+    assert all(m.validated and m.error is None for m in first.members)
+    again = run(config, run_dir=tmp_path / "run", observer=Silent())
+    assert again.members == first.members
+    alone = run(config, overrides=["search.contenders=null"], run_dir=tmp_path / "run", observer=Silent())
+    assert {m.index for m in alone.members} == labels
+
+
+def test_who_contends(tmp_path: Path) -> None:
+    space = small_space()
+    study = Study("run", space, objectives=(ACCURACY, LATENCY), storage=open_storage(None, tmp_path / "study.log"))
+    for row, accuracy in zip(space.enumerate()[:4], (0.9, 0.5, 0.89, 0.95), strict=True):
+        (index,) = study.start(row[None])
+        study.record(index, Evaluation({"accuracy": accuracy, "latency_ms@cpu": 1.0 + index}, 1.0))
+    said = {0: 1.0, 1: 0.1, 2: 0.3, 3: 0.15}
+
+    def who(at_least: float | None, said: dict[int, float]) -> list[int]:
+        return [trial.index for trial in contending(study, said, at_least)]
+
+    assert who(None, said) == [0, 3]
+    assert who(0.2, said) == [0, 2, 3]  # 3 is on the front of the labels
+    assert who(0.1, said) == [0, 1, 2, 3]
+    assert who(0.1, {}) == [0, 3]
 
 
 def test_who_cannot_say_a_probability(tmp_path: Path) -> None:
