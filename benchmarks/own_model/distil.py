@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=float, default=1.0, help="weight of the layers' states")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="folder for the weights")
+    parser.add_argument("--start", type=Path, help="folder of weights to go on from, instead of criterion and repair")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     started = time.perf_counter()
@@ -176,7 +177,7 @@ def main() -> None:
         parameter.requires_grad_(False)
     shares = {PLANS[target][part] for target in args.targets for part in ("feed", "heads")}
     plain = SpaceOptions(ratios=tuple(sorted(shares - {1.0})))
-    options = replace(plain, importance="obs", repair="least_squares")
+    options = plain if args.start else replace(plain, importance="obs", repair="least_squares")
     batches = [(b,) for b in torch.from_numpy(code.train()[: args.sentences]).split(64)]
     family = space_from_model(code.build(), code.example(), options=options, calibration=batches)
     net, short = (
@@ -203,8 +204,11 @@ def main() -> None:
     for target in args.targets:
         arch = planned(family, PLANS[target])
         student = nets[target] = net.extract(arch)
-        family.finish(student, arch, [])
-        say(target=target, macs=int(net.layer_costs(arch).macs[0]), repaired=fidelity(student))
+        if args.start:
+            student.load_state_dict(load_file(args.start / f"{target}.safetensors"))
+        else:
+            family.finish(student, arch, [])
+        say(target=target, macs=int(net.layer_costs(arch).macs[0]), start=fidelity(student))
         if target == "1.2":
             continue
         for name, parameter in student.named_parameters():
