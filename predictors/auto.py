@@ -13,6 +13,7 @@ from predictors.base import (
     LayerFunction,
     Prediction,
     Predictor,
+    ScoreFunction,
     Sources,
     State,
     Target,
@@ -20,7 +21,7 @@ from predictors.base import (
     check_stds,
     not_fitted,
 )
-from predictors.features import COST_SETS, Features
+from predictors.features import COST_SETS, SCORES, Features
 from predictors.gaussian_process import GaussianProcess
 from predictors.model import FeatureModel, calibrate, quantile
 from predictors.non_negative import NonNegative
@@ -59,6 +60,9 @@ class Candidate:
 
 COSTS = ("costs", "roofline", "one_hot", "ordinal")
 CANDIDATES: tuple[Candidate, ...] = (
+    # With scores of the networks.
+    Candidate("gp scores", GaussianProcess, ("counts", SCORES)),
+    Candidate("gp costs scores", GaussianProcess, (*COSTS, SCORES)),
     # With layer costs.
     Candidate("gp costs", GaussianProcess, COSTS),
     Candidate("gp costs log", GaussianProcess, COSTS, "log"),
@@ -98,6 +102,7 @@ class Auto(Predictor):
         space: of the populations.
         layers: of the space's networks, for features of costs; None for a space without.
         batch: examples per call, for roofline features.
+        scores: of the space's networks, for features of scores; their time is not counted in `seconds`.
         seconds: that the fit may take on one core of about 3 GHz; None for 4 and 1 more per 25 rows, at most 60.
         candidates: to choose from.
     """
@@ -110,14 +115,19 @@ class Auto(Predictor):
         *,
         layers: LayerFunction | None = None,
         batch: int = 1,
+        scores: ScoreFunction | None = None,
         seconds: float | None = None,
         candidates: Sequence[Candidate] = CANDIDATES,
     ) -> None:
         super().__init__(space)
         if seconds is not None and seconds <= 0:
             raise ValueError(f"seconds must be positive, but got {seconds}.")
-        self.layers, self.batch, self.seconds = layers, batch, seconds
-        self.candidates = tuple(c for c in candidates if layers is not None or not self.needs_costs(c))
+        self.layers, self.batch, self.scores, self.seconds = layers, batch, scores, seconds
+        self.candidates = tuple(
+            c
+            for c in candidates
+            if (layers is not None or not self.needs_costs(c)) and (scores is not None or SCORES not in c.sets)
+        )
         if not self.candidates:
             raise ValueError("candidates must hold a model that needs no layer costs where there are none.")
         self.members_: list[FeatureModel] = []
@@ -139,7 +149,9 @@ class Auto(Predictor):
         with one_thread(len(rows)):
             for candidate in self.suitable(len(rows), positive):
                 if candidate.sets not in features:
-                    made = Features(self.space, candidate.sets, layers=self.layers, batch=self.batch)
+                    made = Features(
+                        self.space, candidate.sets, layers=self.layers, batch=self.batch, scores=self.scores
+                    )
                     features[candidate.sets] = (made, made.matrix(rows))
                 made, x = features[candidate.sets]
                 model = candidate.model(
@@ -230,7 +242,9 @@ class Auto(Predictor):
     def from_state(cls, space: SearchSpace, state: State, *, sources: Sources) -> Auto:
         """Returns the fitted predictor; see `Predictor.from_state`."""
         settings: Mapping[str, Any] = state.settings
-        model = cls(space, layers=sources.layers, batch=settings["batch"], seconds=settings["seconds"])
+        model = cls(
+            space, layers=sources.layers, scores=sources.scores, batch=settings["batch"], seconds=settings["seconds"]
+        )
         known = {candidate.name: candidate.model for candidate in CANDIDATES}
         for i, member in enumerate(settings["members"]):
             prefix = f"member{i}/"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,28 @@ CostFunction = Callable[[Population], FloatArray]
 """Population (n, g) -> exact values (n,)."""
 
 
+class ScoreFunction(Protocol):
+    """Numbers of networks that are neither genes nor layer costs: population (n, g) -> (n, k), finite."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the k numbers."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Equal only for functions that give equal numbers, whatever their columns; stored in files."""
+        ...
+
+    def only(self, columns: Sequence[str]) -> ScoreFunction:
+        """Returns the function of some of the numbers it can give; raises ValueError for a name it does not know."""
+        ...
+
+    def __call__(self, population: Population) -> FloatArray:
+        """Returns the numbers (n, k) of a population (n, g)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Mean and standard deviation, each (n,), in the unit of the fitted values."""
@@ -38,10 +60,12 @@ class Sources:
     Args:
         layers: of any population, for features made from layer costs; None for a space without costs.
         costs: exact value of any population, for `Analytic`.
+        scores: of any population, for predictors that read scores of networks.
     """
 
     layers: LayerFunction | None = None
     costs: CostFunction | None = None
+    scores: ScoreFunction | None = None
 
 
 @dataclass(frozen=True)

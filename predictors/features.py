@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from predictors.base import FloatArray, LayerFunction
+from predictors.base import FloatArray, LayerFunction, ScoreFunction, Sources
 from predictors.cost_features import cost_blocks
 from predictors.feature_blocks import Block, Reading
 from predictors.gene_features import count_blocks, gene_blocks, one_hot_blocks, ordinal_blocks, product_blocks
+from predictors.score_features import ScoreColumns, required
 from search_spaces.space import Population, SearchSpace
 
 REFERENCE_ROWS = 512
@@ -25,6 +26,7 @@ GENE_SETS: Mapping[str, Callable[[SearchSpace], list[Block]]] = {
     "products": product_blocks,
 }
 COST_SETS = ("costs", "roofline")
+SCORES = "scores"
 
 
 class Features:
@@ -39,16 +41,18 @@ class Features:
     | products | of every two ordinal columns |
     | costs | MACs, values moved, weights, launches, non-zeros by operator kind and kernel: of the net, per stage |
     | roofline | per operator kind, time bound by arithmetic or by memory at several balances of the two |
+    | scores | what `scores` says of each network |
 
     Every block is divided by the root of its summed column variances over `reference_rows`, so that a prior over a
     block's weights means the same whatever its width; columns of costs are brought to one variance first. Columns
-    stay non-negative.
+    stay non-negative, those of scores excepted.
 
     Args:
         space: of the populations.
         sets: names out of the table, in order.
         layers: population -> layers; needed by costs and roofline.
         batch: examples per call, for roofline.
+        scores: population -> scores; needed by scores.
     """
 
     def __init__(
@@ -58,8 +62,9 @@ class Features:
         *,
         layers: LayerFunction | None = None,
         batch: int = 1,
+        scores: ScoreFunction | ScoreColumns | None = None,
     ) -> None:
-        known = (*GENE_SETS, *COST_SETS)
+        known = (*GENE_SETS, *COST_SETS, SCORES)
         unknown = [name for name in sets if name not in known]
         if unknown or not sets or len(set(sets)) < len(sets):
             raise ValueError(f"feature sets must be distinct and out of {list(known)}, but got {list(sets)}.")
@@ -70,8 +75,16 @@ class Features:
             raise ValueError(f"features {needing[0]!r} must be given the layers of the space's networks, but got none.")
         self.space, self.sets, self.layers, self.batch = space, tuple(sets), layers, batch
         reference = Reading(space, reference_rows(space), layers)
+        self.score_columns: ScoreColumns | None = None
+        if SCORES in sets:
+            if isinstance(scores, ScoreColumns):  # of a file: nothing has to be scored to know their spread
+                self.score_columns = scores
+            else:
+                self.score_columns = ScoreColumns.of(required(scores), reference.rows)
         blocks: list[Block] = []
         for name in sets:
+            if name == SCORES:
+                continue
             blocks += GENE_SETS[name](space) if name in GENE_SETS else cost_blocks(name, reference, batch=batch)
         self.blocks: tuple[Block, ...] = ()
         self.scales: tuple[FloatArray, ...] = ()  # per block, (columns,)
@@ -89,6 +102,9 @@ class Features:
                 self.blocks += (block,)
                 self.scales += (scale,)
                 sums.append((x / scale).mean(axis=0))
+        if self.score_columns is not None:
+            self.blocks += (self.score_columns.block(),)
+            self.scales += (np.ones(len(self.score_columns.spread)),)
         if not self.blocks:
             raise ValueError(f"features {list(sets)} must differ between architectures, but all columns are constant.")
         # (h, d): features of genes alone are the one-hot columns times this; None with costs or products among them.
@@ -100,6 +116,7 @@ class Features:
         ]
         if len(maps) == len(self.blocks):
             self.on_hot = np.concatenate(maps, axis=1)
+        sums = sums or [np.zeros(0)]
         self.digest = _digest([c for b in self.blocks for c in b.columns], np.concatenate([*self.scales, *sums]))
 
     @property
@@ -131,16 +148,18 @@ class Features:
 
     def settings(self) -> dict[str, Any]:
         """Returns what `restore` needs, JSON-able."""
-        return {"sets": list(self.sets), "batch": self.batch, "digest": self.digest}
+        settings = {"sets": list(self.sets), "batch": self.batch, "digest": self.digest}
+        return settings if self.score_columns is None else {**settings, SCORES: self.score_columns.settings()}
 
     @classmethod
-    def restore(cls, space: SearchSpace, settings: Mapping[str, Any], *, layers: LayerFunction | None) -> Features:
+    def restore(cls, space: SearchSpace, settings: Mapping[str, Any], *, sources: Sources) -> Features:
         """Returns the features of `settings()`.
 
         Raises:
-            ValueError: layers are needed and missing, or give other costs than those it was made with.
+            ValueError: layers or scores are needed and missing, or others than those it was made with.
         """
-        features = cls(space, settings["sets"], layers=layers, batch=int(settings["batch"]))
+        columns = ScoreColumns.restore(sources.scores, settings[SCORES]) if SCORES in settings["sets"] else None
+        features = cls(space, settings["sets"], layers=sources.layers, batch=int(settings["batch"]), scores=columns)
         if features.digest != settings["digest"]:
             raise ValueError("the layer costs must be those that the predictor was fitted with, but they differ.")
         return features

@@ -180,7 +180,7 @@ class FeatureModel(Predictor):
         settings = state.settings
         model = cls.__new__(cls)
         Predictor.__init__(model, space)
-        model.features = Features.restore(space, settings["features"], layers=sources.layers)
+        model.features = Features.restore(space, settings["features"], sources=sources)
         model.target = settings["target"]
         model.options = dict(settings["options"])
         model.stretch_ = float(settings["stretch"])

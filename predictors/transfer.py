@@ -208,7 +208,7 @@ class Transfer(Predictor):
         }
         costs = "costs" in settings["features"]["sets"]
         model = cls(space, devices=devices, layers=sources.layers if costs else None)
-        model.features = Features.restore(space, settings["features"], layers=sources.layers)
+        model.features = Features.restore(space, settings["features"], sources=sources)
         model.log_ = bool(settings["log"])
         model._centre, model._scale, model.scores_ = arrays["centre"], arrays["scale"], arrays["scores"]
         offset, model.share_, model.noise_, model.stretch_ = (float(v) for v in arrays["scalars"])

@@ -13,7 +13,7 @@ from hwsearch.engines.base import SearchEngine
 from hwsearch.errors import ConfigError
 from hwsearch.export.base import Exporter
 from hwsearch.problems import nearest
-from predictors.base import LayerFunction, Predictor, Target
+from predictors.base import LayerFunction, Predictor, ScoreFunction, Target
 from search_spaces.space import SearchSpace
 
 # Plain tables: name -> "module:attribute". Third parties add to them through entry points of the named groups.
@@ -134,7 +134,13 @@ def named(group: str, name: str, where: str) -> Any:
 
 
 def predictor(
-    name: str, space: SearchSpace, *, layers: LayerFunction | None = None, batch: int = 1, target: Target = "raw"
+    name: str,
+    space: SearchSpace,
+    *,
+    layers: LayerFunction | None = None,
+    batch: int = 1,
+    target: Target = "raw",
+    scores: ScoreFunction | None = None,
 ) -> Predictor:
     """Returns a new predictor of a space, which reads layer costs where there are any.
 
@@ -143,6 +149,7 @@ def predictor(
         space: of the architectures.
         layers: of the space's networks; None for a space without costs.
         batch: examples per measured call.
+        scores: of the networks, where they shall be features; None for none.
         target: what of the values is fitted; of `auto`, `raw` leaves that to it.
 
     Raises:
@@ -155,9 +162,17 @@ def predictor(
     kind = getattr(import_module(module), attribute)
     options: dict[str, Any]
     if name == "auto":
-        options = {} if target == "raw" else {"candidates": import_module(module).with_target(target)}
+        options = {"scores": scores}
+        if target != "raw":
+            options["candidates"] = import_module(module).with_target(target)
     else:
         options = {"sets": None if layers is None else COST_FEATURES, "target": target}
+        if scores is not None:
+            from predictors.features import Features
+
+            sets = (*(kind.default_sets if layers is None else COST_FEATURES), "scores")
+            made_features = Features(space, sets, layers=layers, batch=batch, scores=scores)
+            options = {"features": made_features, "target": target}
     made: Predictor = kind(space, layers=layers, batch=batch, **options)
     return made
 

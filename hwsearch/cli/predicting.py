@@ -152,6 +152,10 @@ def fit(
     model: ModelOption = "auto",
     log: LogOption = False,
     rank: Annotated[bool, typer.Option("--rank", help="Fit the labels' ranks: where their order counts.")] = False,
+    zero_cost: Annotated[
+        list[str] | None,
+        typer.Option(help="Read this zero-cost score of the untrained networks, too, or all; may be repeated."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Name of the device that the labels are of.")] = None,
     unit: Annotated[str | None, typer.Option(help="Of the labels (default: that of the metric).")] = None,
     maximize: Annotated[
@@ -178,6 +182,7 @@ def fit(
         model=model,
         log=log,
         rank=rank,
+        zero_cost=zero_cost or [],
         device=device,
         unit=unit,
         maximize=maximize,

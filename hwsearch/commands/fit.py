@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsearch.commands.recipe import Recipe, own_held_out, parts, recipe
+from hwsearch.commands.run_effects import RunEffects, run_effects, widen
 from hwsearch.commands.space_source import open_space
 from hwsearch.errors import UserError
 from hwsearch.importers.table import read_table
@@ -33,6 +35,8 @@ from predictors.validation import Report, cross_predict, report
 from search_spaces.space import Population
 
 LEAST_TO_VALIDATE = 4
+LEAST_REPEATS = 3
+"""Labels beyond the first of their architecture before their scatter counts as the noise of every label."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Fitted:
         parts: what the predictor is made of.
         n_labels: rows of the table.
         seconds: of the fit itself.
+        runs: what labels of one measuring run share; None where that is not known.
     """
 
     predictor: Predictor
@@ -63,6 +68,7 @@ class Fitted:
     parts: Mapping[str, float]
     n_labels: int
     seconds: float
+    runs: RunEffects | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but the predictor and its rows, JSON-able."""
@@ -76,7 +82,21 @@ class Fitted:
             "noise": None if self.noise is None else asdict(self.noise),
             "curve": [asdict(point) for point in self.curve],
             "stages": [asdict(line) for line in self.stages],
+            "runs": None
+            if self.runs is None
+            else {
+                "n": self.runs.n_runs,
+                "shared_percent": 100 * self.runs.shared_std,
+                "own_percent": 100 * self.runs.own_std,
+            },
         }
+
+
+def of_labels(stds: FloatArray | None, noise: LabelNoise | None, n: int) -> FloatArray | None:
+    """Returns the standard error of each label (n,): the given one, else what repeats say; None where neither does."""
+    if noise is None or noise.labels - noise.architectures < LEAST_REPEATS:
+        return stds
+    return np.full(n, noise.std) if stds is None else np.where(np.isnan(stds), noise.std, stds)
 
 
 def averaged(
@@ -101,34 +121,42 @@ def fitted(
     unit: str,
     minimize: bool = True,
     curve: bool = True,
+    runs: NDArray[np.intp] | None = None,
 ) -> Fitted:
     """Returns a predictor of labelled rows with its validation.
+
+    Where labels of one measuring run err together, what a run probably shares is taken off its labels, and deviations
+    are those of a label in another session. Cross-validation sees one session only: two sessions are taken to differ as
+    two runs of one do.
 
     Args:
         how: it is made.
         rows: (n, g), repeats allowed.
         values: (n,) finite.
-        stds: (n,) their standard errors, NaN where unknown.
+        stds: (n,) their standard errors, NaN where unknown; repeats say what an unknown one is, and that a mean of
+            k labels has a smaller one.
         unit: of the values.
         minimize: whether small values are the good ones.
         curve: whether to fit the learning curve, which takes about as long as the fit again.
+        runs: (n,) number of the measuring run of each label; they do not count where an architecture has two labels.
 
     Raises:
         ValueError: fewer than two architectures, equal labels.
     """
     noise = label_noise(rows, values)
     n_labels = len(rows)
-    counts = np.unique(rows, axis=0, return_counts=True)[1]
-    known = stds if stds is not None or noise is None else np.full(n_labels, noise.std)
-    errors = averaged(rows, values, known)[2]
-    rows, values, stds = averaged(rows, values, stds)
+    rows, values, stds = averaged(rows, values, of_labels(stds, noise, n_labels))
     started = time.perf_counter()
     predictor = how.make().fit(rows, values, stds=stds)
     seconds = time.perf_counter() - started
-    held, quality = None, None
-    if len(counts) >= LEAST_TO_VALIDATE:
+    held, quality, effects = None, None, None
+    if len(rows) >= LEAST_TO_VALIDATE:
         held = own_held_out(predictor) or cross_predict(how.make, rows, values, k=8, stds=stds)
-        quality = report(held, values, unit=unit, minimize=minimize, stds=errors)
+        if runs is not None and len(runs) == len(rows) and (held.mean > 0).all():
+            effects = run_effects((values - held.mean) / held.mean, runs)
+        if effects is not None and effects.shared_std > 0:
+            predictor, held = _for_another_session(how, rows, values, stds, effects)
+        quality = report(held, values, unit=unit, minimize=minimize, stds=stds)
     return Fitted(
         predictor,
         rows,
@@ -141,7 +169,22 @@ def fitted(
         parts(predictor),
         n_labels,
         seconds,
+        effects,
     )
+
+
+def _for_another_session(
+    how: Recipe, rows: Population, values: FloatArray, stds: FloatArray | None, effects: RunEffects
+) -> tuple[Predictor, Prediction]:
+    """Returns a predictor of labels without their runs' shares, and its held-out answers, deviations widened."""
+    own = values / (1 + effects.shift)
+    predictor = how.make().fit(rows, own, stds=stds)
+    held = own_held_out(predictor) or cross_predict(how.make, rows, own, k=8, stds=stds)
+    seen = float(np.mean((own / held.mean - 1) ** 2))  # what deviations were calibrated on
+    whole = float(np.mean((values / held.mean - 1) ** 2)) + 2 * effects.shared_std**2
+    factor = float(np.sqrt(whole / seen)) if seen > 0 else 1.0
+    widen(predictor, factor)
+    return predictor, Prediction(held.mean, held.std * factor)
 
 
 def store(
@@ -202,6 +245,7 @@ def fit(
     model: str = "auto",
     log: bool = False,
     rank: bool = False,
+    zero_cost: Sequence[str] = (),
     device: str | None = None,
     unit: str | None = None,
     maximize: bool | None = None,
@@ -220,6 +264,7 @@ def fit(
         model: name out of `registry.PREDICTORS`.
         log: fits the logarithm of the labels.
         rank: fits their ranks: for labels whose order counts.
+        zero_cost: scores of the untrained networks that are features, too; see `recipe`.
         batch: examples per measured call.
         from_devices: see `recipe`.
         device: whose numbers these are; None for what depends on none.
@@ -239,11 +284,28 @@ def fit(
     source = open_space(space)
     data = read_table(table, source.space, target=target)
     transform: Target = "log" if log else "rank" if rank else "raw"
-    how = recipe(source, target=target, model=model, transform=transform, batch=batch, from_devices=from_devices)
+    how = recipe(
+        source,
+        target=target,
+        model=model,
+        transform=transform,
+        batch=batch,
+        from_devices=from_devices,
+        zero_cost=zero_cost,
+    )
     unit = unit_of(target) if unit is None else unit
     minimize = target not in MAXIMISED if maximize is None else not maximize
     try:
-        found = fitted(how, data.rows, data.values, stds=data.stds, unit=unit, minimize=minimize, curve=curve)
+        found = fitted(
+            how,
+            data.rows,
+            data.values,
+            stds=data.stds,
+            unit=unit,
+            minimize=minimize,
+            curve=curve,
+            runs=data.runs,
+        )
     except ValueError as error:
         raise UserError(f"{table}: {error}") from error
     store(found, how, out, target=target, unit=unit, device=device)

@@ -130,7 +130,7 @@ def measure_for_predictor(
                 raise DeviceError(f"device {spec.name} must measure some network, but none of {ALL_FAILED}: {lane.why}")
             rows = _next(how, known, min(GROUP, budget - len(known.tried)), seed=seed)
             for row, result in zip(rows, lane.measure(rows), strict=True):
-                store_.add(row, result)
+                store_.add(row, result, run=known.n_runs)
             if lane.reference_ms is not None and card.get("reference_ms") is None:
                 card = store_.freeze(card, lane.reference_ms)
         unit = unit_of(metric)
@@ -138,7 +138,14 @@ def measure_for_predictor(
             raise NoResultError(f"a predictor needs 2 measured networks, but only {len(known.rows)} could be measured.")
         try:
             found = fitted(
-                how, known.rows, known.values, stds=known.stds, unit=unit, minimize=metric not in MAXIMISED, curve=True
+                how,
+                known.rows,
+                known.values,
+                stds=known.stds,
+                unit=unit,
+                minimize=metric not in MAXIMISED,
+                curve=True,
+                runs=known.runs,
             )
         except ValueError as error:
             raise NoResultError(f"no predictor can be fitted: {error}") from error

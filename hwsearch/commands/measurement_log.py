@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.errors import UserError
-from hwsearch.importers.table import STD, read_table, write_header, write_row
+from hwsearch.importers.table import RUN, STD, read_table, write_header, write_row
 from hwsearch.results import Measurement
 from hwsearch.runfolder import write_json
 from predictors.base import FloatArray
@@ -30,12 +30,16 @@ class Measured:
     Args:
         tried: (t, g) every architecture of it, failures included.
         rows, values, stds: (n, g), (n,), (n,) of those with a value; standard errors are NaN where not known.
+        runs: (n,) number of the measuring run of each value.
+        n_runs: measuring runs, those without a value included.
     """
 
     tried: Population
     rows: Population
     values: FloatArray
     stds: FloatArray
+    runs: NDArray[np.intp]
+    n_runs: int
 
 
 class MeasurementLog:
@@ -57,7 +61,7 @@ class MeasurementLog:
     @property
     def columns(self) -> list[str]:
         """Columns after those of the genes."""
-        return [*(name for metric in self.metrics for name in (metric, metric + STD)), ERROR]
+        return [*(name for metric in self.metrics for name in (metric, metric + STD)), RUN, ERROR]
 
     def open(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the card of earlier measurements, with their `reference_ms`, or makes an empty folder.
@@ -87,6 +91,12 @@ class MeasurementLog:
                     f"and is {_short(value)}; another --out begins anew."
                 )
         self._repair()
+        header = self.table.read_text().splitlines()[0].split(",")
+        if header[self.space.n_genes :] != self.columns:
+            raise UserError(
+                f"{self.table} must have the columns {', '.join(self.columns)} to continue, but is of another version; "
+                f"another --out begins anew."
+            )
         return card
 
     def freeze(self, card: Mapping[str, Any], reference_ms: float) -> dict[str, Any]:
@@ -95,13 +105,17 @@ class MeasurementLog:
         write_json(self.card, made)
         return made
 
-    def add(self, row: Population, result: Mapping[str, Measurement] | str) -> None:
-        """Stores what was measured of one architecture (g,), or one line why it could not be. Durable on return."""
+    def add(self, row: Population, result: Mapping[str, Measurement] | str, *, run: int) -> None:
+        """Stores what measuring run number `run` said of one architecture (g,), or one line why it could not.
+
+        Durable on return.
+        """
         cells: dict[str, float | str] = {}
         for metric in self.metrics:
             found = None if isinstance(result, str) else result.get(metric)
             cells[metric] = math.nan if found is None else found.value
             cells[metric + STD] = math.nan if found is None else found.std
+        cells[RUN] = str(run)
         cells[ERROR] = result if isinstance(result, str) else ""
         self._append(write_row(self.space, row, cells))
 
@@ -111,11 +125,13 @@ class MeasurementLog:
         n_genes = self.space.n_genes
         if len(lines) < 2:
             none = np.zeros((0, n_genes), np.uint8)
-            return Measured(none, none, np.zeros(0), np.zeros(0))
+            return Measured(none, none, np.zeros(0), np.zeros(0), np.zeros(0, np.intp), 0)
         tried = read_table(self.table, self.space, target=metric, needs_label=False)
         known: NDArray[np.bool_] = np.isfinite(tried.values)
         stds = np.full(len(known), np.nan) if tried.stds is None else tried.stds
-        return Measured(tried.rows, tried.rows[known], tried.values[known], stds[known])
+        assert tried.runs is not None, "it is one of our columns"
+        n_runs = int(tried.runs.max()) + 1
+        return Measured(tried.rows, tried.rows[known], tried.values[known], stds[known], tried.runs[known], n_runs)
 
     def _append(self, text: str) -> None:
         with self.table.open("ab") as file:

@@ -13,7 +13,7 @@ from hwsearch.commands.space_source import SpaceSource
 from hwsearch.errors import UserError
 from hwsearch.importers.table import read_table
 from predictors.auto import Auto
-from predictors.base import FloatArray, Prediction, Predictor, Target
+from predictors.base import FloatArray, Prediction, Predictor, ScoreFunction, Target
 from predictors.features import Features
 from predictors.files import load
 from predictors.model import FeatureModel
@@ -21,6 +21,7 @@ from predictors.transfer import Transfer
 from search_spaces.space import Population
 
 TABLES = (".csv", ".gz")
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
         transform: what of the values is fitted; not used where there are other devices.
         batch: examples per measured call.
         devices: name -> fitted predictor of the same metric on another device.
+        scores: zero-cost scores of the networks that are features; None for none.
     """
 
     source: SpaceSource
@@ -40,13 +42,19 @@ class Recipe:
     transform: Target = "raw"
     batch: int = 1
     devices: Mapping[str, Predictor] = field(default_factory=dict)
+    scores: ScoreFunction | None = None
 
     def make(self) -> Predictor:
         """Returns a new predictor, unfitted."""
         if self.devices:
             return Transfer(self.source.space, devices=self.devices, layers=self.source.layers)
         return registry.predictor(
-            self.model, self.source.space, layers=self.source.layers, batch=self.batch, target=self.transform
+            self.model,
+            self.source.space,
+            layers=self.source.layers,
+            batch=self.batch,
+            target=self.transform,
+            scores=self.scores,
         )
 
     def embed(self, population: Population) -> FloatArray:
@@ -69,6 +77,7 @@ def recipe(
     transform: Target = "raw",
     batch: int = 1,
     from_devices: Sequence[str] = (),
+    zero_cost: Sequence[str] = (),
 ) -> Recipe:
     """Returns the recipe, with the predictors of other devices loaded, or fitted to their tables.
 
@@ -79,6 +88,7 @@ def recipe(
         transform: what of the values is fitted.
         batch: examples per measured call.
         from_devices: predictor files, or tables as `read_table` takes them, of other devices.
+        zero_cost: zero-cost scores of the networks that are features, by name, or `all`.
 
     Raises:
         UserError or ValueError: unknown model, another space or metric, two devices of one name.
@@ -86,6 +96,8 @@ def recipe(
     registry.predictor(
         model, source.space, layers=source.layers, batch=batch, target=transform
     )  # an unknown name shows now
+    if from_devices and zero_cost:
+        raise UserError("--from-devices decides the features itself: leave out --zero-cost.")
     if from_devices and (model != "auto" or transform != "raw"):
         raise UserError("--from-devices decides the model and its transform itself: leave out --model, --log, --rank.")
     devices: dict[str, Predictor] = {}
@@ -105,7 +117,19 @@ def recipe(
         if name in devices:
             raise UserError(f"--from-devices must be of different devices, but {name!r} is given twice.")
         devices[name] = predictor
-    return Recipe(source, model, transform, batch, devices)
+    return Recipe(source, model, transform, batch, devices, _scores(source, zero_cost))
+
+
+def _scores(source: SpaceSource, names: Sequence[str]) -> ScoreFunction | None:
+    if not names:
+        return None
+    of_nets = source.scores
+    if of_nets is None:
+        raise UserError("--zero-cost must be used with a space that has networks, but this one has genes only.")
+    try:
+        return of_nets if ALL in names else of_nets.only(list(dict.fromkeys(names)))
+    except ValueError as error:
+        raise UserError(f"--zero-cost: {error}") from error
 
 
 def parts(predictor: Predictor) -> dict[str, float]:

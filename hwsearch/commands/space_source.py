@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hwsearch.commands.network import network_of
 from hwsearch.commands.query import run_plan, space_plan
 from hwsearch.config import read_yaml
 from hwsearch.errors import ConfigError, UserError
+from hwsearch.net_scores import NetScores
 from predictors.base import LayerFunction, Sources
 from search_spaces.genes import Condition, Gene
 from search_spaces.space import SearchSpace
@@ -37,7 +39,12 @@ class SpaceSource:
     @property
     def sources(self) -> Sources:
         """What predictors of this space compute with."""
-        return Sources(layers=self.layers)
+        return Sources(layers=self.layers, scores=self.scores)
+
+    @cached_property
+    def scores(self) -> NetScores | None:
+        """Zero-cost scores of the space's networks; None without networks."""
+        return None if self.plan is None else NetScores(self.plan.supernet(meta=True))
 
     def network(self) -> dict[str, Any] | None:
         """Returns a configuration, as plain data, that makes the same networks anywhere; None without networks."""

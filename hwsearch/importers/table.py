@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsearch.errors import UserError
 from hwsearch.problems import nearest
@@ -19,6 +20,7 @@ from search_spaces.genes import Gene
 from search_spaces.space import Population, SearchSpace
 
 STD = "_std"
+RUN = "run"
 TRUE, FALSE = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
 
 
@@ -30,12 +32,14 @@ class MeasuredTable:
         rows: (n, g) canonical.
         values: (n,) finite.
         stds: (n,) standard errors from the column `<target>_std`, NaN where empty; None without the column.
+        runs: (n,) numbers from 0 of what the column `run` names; None without the column.
         unlabelled: rows of the file whose target was empty, which are not among these.
     """
 
     rows: Population
     values: FloatArray
     stds: FloatArray | None
+    runs: NDArray[np.intp] | None
     unlabelled: int
 
 
@@ -45,7 +49,8 @@ def read_table(path: Path, space: SearchSpace, *, target: str, needs_label: bool
     Args:
         path: its header names every gene of the space and the target; other columns do not matter.
         space: of the architectures.
-        target: column of labels; `<target>_std`, if there, has their standard errors.
+        target: column of labels; `<target>_std`, if there, has their standard errors, and `run` says which labels
+            were measured together.
         needs_label: False also returns rows without a label, whose value is NaN.
 
     Raises:
@@ -91,7 +96,10 @@ def read_table(path: Path, space: SearchSpace, *, target: str, needs_label: bool
         stds = np.array([_std(path, number, target + STD, line[header[target + STD]]) for number, line in labelled])
     if not len(values):
         raise UserError(f"{path} must have at least one row with a {target}, but has none.")
-    return MeasuredTable(rows, values, stds, len(lines) - len(labelled))
+    runs = None
+    if RUN in header and RUN not in space.index:
+        runs = np.unique([line[header[RUN]].strip() for _, line in labelled], return_inverse=True)[1].ravel()
+    return MeasuredTable(rows, values, stds, runs, len(lines) - len(labelled))
 
 
 def write_row(space: SearchSpace, row: Population, others: Mapping[str, float | str]) -> str:

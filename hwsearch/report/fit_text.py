@@ -30,6 +30,8 @@ def fit_text(content: Mapping[str, Any]) -> str:
     else:
         lines += Report.from_dict(content["report"]).text().splitlines()
     lines.append(f"noise of labels {_noise(content['noise'], content['report'], unit)}")
+    if content["runs"] is not None:
+        lines.append(f"measuring runs  {_runs(content['runs'])}")
     if content["curve"]:
         points = [f"{p['rows']}: {_error(p, unit)}" for p in content["curve"]]
         lines.append(f"learning curve  {', '.join(points)}")
@@ -47,6 +49,13 @@ def _noise(noise: Mapping[str, Any] | None, report: Mapping[str, Any] | None, un
     relative = "" if noise["mape"] is None else f", {noise['mape']:.2f} %"
     tau = "" if noise["kendall"] is None else f", Kendall tau of two labels {noise['kendall']:.3f}"
     return f"{noise['std']:.4g}{unit}{relative} from {noise['architectures']} architectures measured again{tau}"
+
+
+def _runs(runs: Mapping[str, Any]) -> str:
+    if not runs["shared_percent"]:
+        return f"{runs['n']}, labels of one are no more alike than others"
+    shared = f"{runs['shared_percent']:.2f} %"
+    return f"{runs['n']}, labels of one share {shared}, which is taken off; intervals are of another session"
 
 
 def _error(point: Mapping[str, Any], unit: str) -> str:

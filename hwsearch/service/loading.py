@@ -11,6 +11,7 @@ import yaml
 
 from hwsearch.config import RunConfig
 from hwsearch.errors import UserError
+from hwsearch.net_scores import NetScores
 from hwsearch.objectives import COST_METRICS, Direction, Objective
 from hwsearch.runfolder import RunFolder
 from hwsearch.service.catalog import Catalog, Entry, Trials
@@ -112,6 +113,7 @@ class _Builder:
 
     def __init__(self, supernet: Supernet | None) -> None:
         self.supernet = supernet
+        self.scores = None if supernet is None else NetScores(supernet)
         self.space: SearchSpace | None = None
         self.first: Path | None = None
         self.entries: dict[str, Entry] = {}
@@ -126,7 +128,7 @@ class _Builder:
 
     def add_file(self, path: Path) -> None:
         layers = None if self.supernet is None else self.supernet.layers
-        loaded = load_predictor(path, sources=Sources(layers=layers))
+        loaded = load_predictor(path, sources=Sources(layers=layers, scores=self.scores))
         card, predictor = loaded.card, loaded.predictor
         self._check_space(path, predictor.space)
         self._add(

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from predictors.base import Sources
 from predictors.feature_blocks import Reading
 from predictors.features import Features, reference_rows
 from predictors.gene_features import count_blocks, gene_blocks, gene_kind, one_hot_blocks, ordinal_blocks
@@ -122,14 +123,14 @@ def test_roofline_is_the_larger_of_two_times(net: Supernet) -> None:
 
 def test_digest_notices_other_layers(net: Supernet) -> None:
     settings = Features(net.space, ("costs",), layers=net.layers).settings()
-    assert Features.restore(net.space, settings, layers=net.layers).settings() == settings
+    assert Features.restore(net.space, settings, sources=Sources(layers=net.layers)).settings() == settings
     other = Supernet(
         MobileNet(input_shape=(3, 32, 32), n_classes=4, stages=net.family.stages), sparsity=net.sparsity, meta=True
     )
     with pytest.raises(ValueError, match="layer costs must be those that the predictor was fitted with"):
-        Features.restore(net.space, settings, layers=other.layers)
+        Features.restore(net.space, settings, sources=Sources(layers=other.layers))
     with pytest.raises(ValueError, match="features 'costs' must be given the layers"):
-        Features.restore(net.space, settings, layers=None)
+        Features.restore(net.space, settings, sources=Sources())
 
 
 def test_refusals() -> None:

@@ -12,11 +12,12 @@ import yaml
 
 from hwsearch import build
 from hwsearch.build import registry
-from hwsearch.commands.fit import averaged, fit
+from hwsearch.commands.fit import averaged, fit, of_labels
 from hwsearch.commands.space_source import open_space
 from hwsearch.errors import ConfigError, UserError
 from hwsearch.importers.table import write_header, write_row
 from predictors.base import Target
+from predictors.diagnosis import label_noise
 from predictors.files import load
 from search_spaces.space import SearchSpace
 
@@ -229,6 +230,81 @@ def test_repeated_labels_are_averaged() -> None:
     assert stds is not None
     np.testing.assert_allclose(stds, [0.25, 0.2])
     assert averaged(rows, values=np.zeros(3), stds=None)[2] is None
+
+
+def noisy_tables(folder: Path, space: SearchSpace, *, seed: int) -> dict[str, Path]:
+    """Tables of the same networks: some labels are ten times as good as the others, because they were repeated."""
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(space.enumerate())[:40]
+    noise = rng.standard_normal((len(rows), 25))
+    made: dict[str, Path] = {}
+    lines: dict[str, list[str]] = {"repeats": [], "means": [], "stds": []}
+    for i, row in enumerate(rows):
+        labels = 10 + truth(row[None])[0] + (noise[i] if i % 3 == 0 else noise[i, :1]) * 1.5
+        mean, std = float(labels.mean()), 1.5 / np.sqrt(len(labels))
+        lines["repeats"] += [write_row(space, row, {"latency_ms": float(v), "latency_ms_std": ""}) for v in labels]
+        lines["means"].append(write_row(space, row, {"latency_ms": mean, "latency_ms_std": ""}))
+        lines["stds"].append(write_row(space, row, {"latency_ms": mean, "latency_ms_std": std}))
+    for name, text in lines.items():
+        made[name] = folder / f"{name}.csv"
+        made[name].write_text(write_header(space, ["latency_ms", "latency_ms_std"]) + "".join(text))
+    return made
+
+
+@pytest.mark.parametrize("model", ["ridge", "gp"])
+def test_good_labels_count_for_more(tmp_path: Path, model: str) -> None:
+    """The same mean labels, alone and with what is known of their errors; equal answers would mean it was ignored."""
+    name = space_file(tmp_path, {"genes": {g: [1, 2, 3, 4] for g in "abc"}})
+    space = open_space(name).space
+    others = space.enumerate()
+    error: dict[str, list[float]] = {"repeats": [], "means": [], "stds": []}
+    for seed in range(6 if model == "ridge" else 2):
+        for kind, table in noisy_tables(tmp_path, space, seed=seed).items():
+            out = tmp_path / "p.safetensors"
+            fit(table, space=name, target="latency_ms", out=out, model=model, curve=False)
+            mean = load(out, space=space).predictor.predict(others).mean
+            error[kind].append(float(np.sqrt(np.mean((mean - 10 - truth(others)) ** 2))))
+    ignored = np.mean(error["means"])
+    assert np.mean(error["stds"]) < 0.85 * ignored
+    assert np.mean(error["repeats"]) < 0.85 * ignored
+
+
+def test_a_column_says_which_labels_were_measured_together(tmp_path: Path, cli: Cli) -> None:
+    name = space_file(tmp_path, {"genes": {g: [1, 2, 3, 4] for g in "abc"}})
+    space = open_space(name).space
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(space.enumerate())[:40]
+    shared = 0.1 * rng.standard_normal(10)
+    said = {}
+    for kind in ("together", "apart"):
+        text = write_header(space, ["latency_ms", "run"])
+        for i, row in enumerate(rows):
+            value = (10 + truth(row[None])[0]) * (1 + shared[i // 4])
+            run = f"monday {i // 4 if kind == 'together' else i % 10}"
+            text += write_row(space, row, {"latency_ms": float(value), "run": run})
+        (tmp_path / "t.csv").write_text(text)
+        command = ["fit", tmp_path / "t.csv", "--space", name, "--target", "latency_ms", "--model", "ridge"]
+        code, said[kind], _ = cli(*command, "--out", tmp_path / "p.safetensors", "--no-curve")
+        assert code == 0
+    (line,) = [line for line in said["together"].splitlines() if line.startswith("measuring runs")]
+    share = float(line.split("share ")[1].split(" %")[0])
+    assert 5 < share < 15
+    assert line.startswith("measuring runs  10, labels of one share") and line.endswith(
+        "intervals are of another session"
+    )
+    assert "measuring runs  10, labels of one are no more alike than others" in said["apart"]
+
+
+def test_a_standard_error_comes_from_the_table_or_from_repeats() -> None:
+    rows = np.array([[0], [0], [0], [0], [1], [2]], np.uint8)
+    noise = label_noise(rows, np.array([1.0, 2.0, 3.0, 4.0, 9.0, 5.0]))
+    assert noise is not None
+    given = np.array([0.1, np.nan, 0.1, 0.1, np.nan, 0.2])
+    np.testing.assert_allclose(of_labels(None, noise, 6), np.full(6, np.sqrt(5 / 3)))
+    np.testing.assert_allclose(of_labels(given, noise, 6), np.where(np.isnan(given), np.sqrt(5 / 3), given))
+    assert of_labels(None, None, 6) is None
+    few = label_noise(rows[:2], np.array([1.0, 2.0]))  # two labels say too little of all others
+    assert of_labels(None, few, 2) is None
 
 
 @pytest.mark.parametrize("name", list(registry.PREDICTORS))

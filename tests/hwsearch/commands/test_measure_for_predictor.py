@@ -81,7 +81,8 @@ def test_ends_at_the_budget_and_a_larger_one_continues(config: str, tmp_path: Pa
     assert second["n_rows"] == 20
     assert lines(out)[:15] == before  # what was measured is not measured again
     assert seen[0] == Progress(14, 14, 20, seen[0].error, seen[0].error_std)
-    genes = [line.rsplit(",", 3)[0] for line in lines(out)[1:]]
+    assert [line.split(",")[-2] for line in before[1:]] == [str(i // 4) for i in range(14)]  # networks beside it
+    genes = [line.rsplit(",", 4)[0] for line in lines(out)[1:]]
     assert len(set(genes)) == 20
     third = measure_for_predictor(config, out=out, **{**ASK, "target_error": 0.01, "budget": 20})
     assert third["report"] == second["report"]
@@ -138,7 +139,7 @@ def test_networks_that_fail_are_kept_and_not_tried_again(
     assert answer["tried"] == 24
     assert answer["unlabelled"] == len(failed) > 0
     assert answer["n_rows"] == 24 - len(failed)
-    assert len({line.rsplit(",", 3)[0] for line in lines(out)[1:]}) == 24
+    assert len({line.rsplit(",", 4)[0] for line in lines(out)[1:]}) == 24
 
 
 def test_a_device_that_measures_nothing(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,12 +211,16 @@ def test_the_reference_value_is_frozen_and_used_again(config: str, tmp_path: Pat
     assert log.freeze(card, 1.25) == {"space": "x", "reference_ms": 1.25}
     assert log.open({"space": "x"})["reference_ms"] == 1.25
     row = space.row(space.smallest())
-    log.add(row, {"latency_ms": Measurement(2.0, 0.1, "ms")})
-    log.add(space.row(space.largest()), "broke,\nbadly")
+    log.add(row, {"latency_ms": Measurement(2.0, 0.1, "ms")}, run=0)
+    log.add(space.row(space.largest()), "broke,\nbadly", run=1)
     found = log.read("latency_ms")
     np.testing.assert_array_equal(found.rows, [row])
     assert (len(found.tried), found.values.tolist(), found.stds.tolist()) == (2, [2.0], [0.1])
+    assert (found.runs.tolist(), found.n_runs) == ([0], 2)
     assert len(log.read("energy_mj").rows) == 0
+    log.table.write_text(log.table.read_text().replace("run", "walk", 1))
+    with pytest.raises(UserError, match=r"table\.csv must have the columns .*, run, error to continue"):
+        log.open({"space": "x"})
 
 
 def test_a_header_that_a_kill_prevented(config: str, tmp_path: Path) -> None:
