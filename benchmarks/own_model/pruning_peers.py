@@ -1,6 +1,6 @@
 """Digits ResNet: our post-training front against torch-pruning and plain magnitude, at equal measured latency.
 
-python -m benchmarks.own_model.pruning_peers [--seeds 5] [--candidates 40] [--out FILE]
+python -m benchmarks.own_model.pruning_peers [--seeds 0 1 2 3 4] [--candidates 40] [--out FILE]
 
 Per seed: a network is trained; the peers cut it at uniform ratios; our search scores random sub-networks without
 training. Every net that is compared is then fine-tuned in the same way, for the same number of steps. For each peer's
@@ -137,7 +137,7 @@ def one_seed(code: Any, data: Dataset, seed: int, args: argparse.Namespace) -> l
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--candidates", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=6, help="of the original")
     parser.add_argument("--finetuning", type=int, default=2, help="epochs, for every compared net")
@@ -147,7 +147,7 @@ def main() -> None:
     torch.set_num_threads(1)
     code, data = user_code("digits_model"), DigitsSpec().open()
     rows: list[dict[str, Any]] = []
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for row in one_seed(code, data, seed, args):
             rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
             print(json.dumps(rows[-1]), flush=True)
