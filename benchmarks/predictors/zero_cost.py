@@ -5,7 +5,7 @@ python -m benchmarks.predictors.zero_cost compare --labels labels.npz [--rows 20
 python -m benchmarks.predictors.zero_cost time [--nets 12]
 
 `label` trains the super-network and stores the hold-out accuracy of subnets drawn uniformly, BatchNorm recalibrated.
-`compare` fits a predictor to some rows, with and without scores, and tests on all others. `time` is CPU time on one core.
+`compare` fits a predictor to some rows, with and without scores, and tests on the rest. `time` is CPU time of one core.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def compare(labels: Path, *, rows: list[int], seeds: int, model: str) -> None:
         without, with_scores = np.array(found).T
         better = with_scores - without
         print(
-            f"{model}, {n} rows: tau without {np.median(without):.3f}, with {np.median(with_scores):.3f}; difference mean "
-            f"{better.mean():+.3f} (standard error {better.std(ddof=1) / np.sqrt(seeds):.3f}), better in "
+            f"{model}, {n} rows: tau without {np.median(without):.3f}, with {np.median(with_scores):.3f}; "
+            f"difference mean {better.mean():+.3f} (standard error {better.std(ddof=1) / np.sqrt(seeds):.3f}), better in "
             f"{int((better > 0).sum())} of {seeds} draws",
             flush=True,
         )
