@@ -76,8 +76,8 @@ def compare(labels: Path, *, rows: list[int], seeds: int, model: str) -> None:
         better = with_scores - without
         print(
             f"{model}, {n} rows: tau without {np.median(without):.3f}, with {np.median(with_scores):.3f}; "
-            f"difference mean {better.mean():+.3f} (standard error {better.std(ddof=1) / np.sqrt(seeds):.3f}), better in "
-            f"{int((better > 0).sum())} of {seeds} draws",
+            f"difference mean {better.mean():+.3f} (standard error {better.std(ddof=1) / np.sqrt(seeds):.3f}), "
+            f"better in {int((better > 0).sum())} of {seeds} draws",
             flush=True,
         )
 
