@@ -123,8 +123,8 @@ def stored_front(
     if any(content.get(name) != [asdict(o) for o in values] for name, values in tracked.items()):
         return None
     if trials is None:
-        asked = content.get("asked") == _asked(study, contenders)
-        kept = {m.index for m in stored} if asked else set()
+        same = content.get("chosen_by") == _chosen_by(study, contenders)
+        kept = {m.index for m in stored} if same else set()
         trials = [t for t in study.trials if t.index in kept] or study.front()
     if [m.index for m in stored] != [t.index for t in trials] or any(m.error for m in stored):
         return None
@@ -135,7 +135,7 @@ def stored_front(
     return stored
 
 
-def _asked(study: Study, contenders: float | None) -> dict[str, Any]:
+def _chosen_by(study: Study, contenders: float | None) -> dict[str, Any]:
     """Returns what decides who is validated, for `front.json`."""
     return {"arrived": sum(len(trial.arrived) for trial in study.trials), "contenders": contenders}
 
@@ -165,10 +165,10 @@ def validate(
     said = probabilities or {}
     trials = contending(study, said, contenders)
     stored = stored_front(study, folder, contenders=contenders, trials=trials)
-    asked = _asked(study, contenders)
+    chosen_by = _chosen_by(study, contenders)
     if stored is not None:
         members = [replace(m, front_probability=said.get(m.index)) for m in stored]  # more trials, the same front
-        save_front(members, study.objectives, study.limits, folder, asked=asked)
+        save_front(members, study.objectives, study.limits, folder, chosen_by=chosen_by)
         return members
     again: dict[int, Evaluated] = {}
     measured: dict[int, dict[str, Any]] = {trial.index: {} for trial in trials}
@@ -223,7 +223,7 @@ def validate(
         for trial in trials
     ]
     members = _flag(members, study.objectives, study.limits)
-    save_front(members, study.objectives, study.limits, folder, asked=asked)
+    save_front(members, study.objectives, study.limits, folder, chosen_by=chosen_by)
     return members
 
 
@@ -294,9 +294,9 @@ def save_front(
     limits: Sequence[Objective],
     folder: RunFolder,
     *,
-    asked: Mapping[str, Any] | None = None,
+    chosen_by: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `front.csv` and `front.json`; `asked` is what decided who was validated."""
+    """Writes `front.csv` and `front.json`; `chosen_by` says what decided who was validated."""
     names = [o.name for o in objectives]
     names += [o.name for o in limits if o.name not in names]
     genes = list(dict.fromkeys(gene for member in members for gene in member.architecture))
@@ -318,7 +318,7 @@ def save_front(
         "format_version": 1,
         "objectives": [asdict(o) for o in objectives],
         "limits": [asdict(o) for o in limits],
-        "asked": asked,
+        "chosen_by": chosen_by,
         "members": [asdict(m) for m in members],
         "fronts": {device: front_of(members, device, objectives) for device in devices_of(objectives)},
         "robust": robust_of(members, objectives, limits),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tasks
@@ -22,10 +23,12 @@ import tasks
 from hwsearch import pareto
 from hwsearch.engines.pareto_search import ParetoSearch
 from hwsearch.results import History
-from hwsearch.tasks.simulate import simulate
+from hwsearch.tasks.simulate import Trajectory, simulate
 from hwsearch.tasks.task import Task
 
 THRESHOLDS = (0.5, 0.3, 0.2, 0.1)
+REPEATS = (10, 20, 30)
+FloatArray = NDArray[np.float64]
 BINS = (0.0, 0.02, 0.2, 0.4, 0.6, 0.8, 1.01)
 
 
@@ -58,7 +61,40 @@ def searched(task: Task, seed: int, *, trials: int, deviation: float) -> dict[st
         "nets": {"without noise": int(pareto.front(quiet.losses).sum()), **{n: int(s.sum()) for n, s in sets.items()}},
         "probability": said.tolist(),
         "truth": pareto.front(noisy.losses).astype(float).tolist(),
+        "twins": [bool((noisy.losses == row).all(axis=1).sum() > 1) for row in noisy.losses],
+        "repeated": {
+            str(k): repeated(task, noisy, engine(), repeats=k, noise=noise, seed=seed) for k in REPEATS if k < trials
+        },
         "error": [float(np.sqrt(((v - noisy.losses)[:, 0] ** 2).mean())) for v in (noisy.labels, estimates)],
+    }
+
+
+def repeated(
+    task: Task, found: Trajectory, engine: ParetoSearch, *, repeats: int, noise: FloatArray, seed: int
+) -> dict[str, float]:
+    """Returns shares of the true front's volume, by reference, if the last evaluations had been repeats.
+
+    Of searches that propose one at a time the first trials are those of a shorter search. The repeats go, five at a
+    time, to the trials whose membership is least certain; labels are averaged. Returned is the front of the estimates.
+    """
+    n = len(found.labels) - repeats
+    rng = np.random.default_rng([seed, 31])
+    labels, count = found.labels[:n].copy(), np.ones(n)
+
+    def history() -> History:
+        stds = np.where(noise > 0, noise, np.nan) / np.sqrt(count)[:, None]
+        return History.of(found.population[:n], labels, stds=stds)
+
+    for start in range(0, repeats, 5):
+        said = engine.front_probability(history())
+        for row in np.argsort(-said * (1 - said) / count, kind="stable")[: min(5, repeats - start)]:
+            again = found.losses[row] + noise * rng.standard_normal(len(noise))
+            labels[row] = (labels[row] * count[row] + again) / (count[row] + 1)
+            count[row] += 1
+    chosen = pareto.front(engine.estimates(history()))
+    return {
+        name: pareto.hypervolume(found.losses[:n][chosen], point) / pareto.hypervolume(task.front, point)
+        for name, point in task.references.items()
     }
 
 
@@ -76,18 +112,25 @@ def table(records: list[dict[str, Any]]) -> str:
             cells = [np.median(share), np.median(lost), lost.mean(), lost.max()]
             nets = np.median([r["nets"][name] for r in records])
             lines.append(f"| {reference} | {name} | {nets:g} | " + " | ".join(f"{100 * c:.2f}" for c in cells) + " |")
-    said = np.concatenate([r["probability"] for r in records])
-    true = np.concatenate([r["truth"] for r in records])
-    lines += ["", "| probabilities | said, mean | true share | trials |", "|---" * 4 + "|"]
-    error = 0.0
-    for low, high in pairwise(BINS):
-        inside = (said >= low) & (said < high)
-        if inside.any():
-            error += abs(said[inside].sum() - true[inside].sum())
-            cells = f"{said[inside].mean():.3f} | {true[inside].mean():.3f} | {inside.sum()}"
-            lines.append(f"| {low:g} to {min(high, 1.0):g} | {cells} |")
+    for reference in records[0]["shares"]:
+        quiet = np.array([r["shares"][reference]["without noise"] for r in records])
+        for k in records[0]["repeated"]:
+            lost = 1.0 - np.array([r["repeated"][k][reference] for r in records]) / quiet
+            lines.append(
+                f"\n{reference}: the last {k} evaluations repeats, front of estimates: lost {100 * np.median(lost):.2f}"
+            )
+    said, true, twins = (np.concatenate([r[key] for r in records]) for key in ("probability", "truth", "twins"))
+    for name, of in (("all", np.ones(len(said), dtype=bool)), ("without exact twins", ~twins.astype(bool))):
+        lines += ["", f"| probabilities, {name} | said, mean | true share | trials |", "|---" * 4 + "|"]
+        error = 0.0
+        for low, high in pairwise(BINS):
+            inside = of & (said >= low) & (said < high)
+            if inside.any():
+                error += abs(said[inside].sum() - true[inside].sum())
+                cells = f"{said[inside].mean():.3f} | {true[inside].mean():.3f} | {inside.sum()}"
+                lines.append(f"| {low:g} to {min(high, 1.0):g} | {cells} |")
+        lines += ["", f"Expected calibration error {error / of.sum():.3f}, {len(records)} seeds."]
     raw, rest = np.median([r["error"] for r in records], axis=0)
-    lines += ["", f"Expected calibration error {error / len(said):.3f}, {len(records)} seeds."]
     lines.append(f"Error of the first metric: labels {raw:.3g}, estimates {rest:.3g} (medians of root mean squares).")
     return "\n".join(lines)
 

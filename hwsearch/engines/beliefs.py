@@ -175,10 +175,7 @@ class Beliefs:
 
     def losses(self, rows: NDArray[np.bool_], *, natural: bool) -> FloatArray:
         """Returns losses (k, m) of some known rows, in their own units or warped."""
-        return self.in_unit(self.values[rows, : self.m], natural=natural)
-
-    def in_unit(self, values: FloatArray, *, natural: bool) -> FloatArray:
-        """Returns losses (k, m) as they are or warped."""
+        values = self.values[rows, : self.m]
         if natural:
             return values
         return np.stack([self.warp(j).forward(values[:, j]) for j in range(self.m)], axis=1)
@@ -188,11 +185,6 @@ class Beliefs:
         if column in self.posteriors:
             return self.posteriors[column].warp
         return Warp.of(self.values[self.known, column], EXACT_SHIFT)
-
-    @property
-    def noisy(self) -> bool:
-        """Whether any label's standard error is known."""
-        return any(posterior.errors.any() for posterior in self.posteriors.values())
 
     def draws(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Returns `n` draws (n, r, m + c) of what `values` truly are, from the posterior given labels and their errors.

@@ -19,6 +19,9 @@ FloatArray = NDArray[np.float64]
 CONCENTRATION = 0.7
 """Of the Dirichlet distribution of mixtures: below 1, mixtures of few choices are as common as even ones."""
 
+CHANCE = 0.25
+"""Deviation of what choices bring by themselves in a guess made before any label, where that of the costs is 1."""
+
 
 def spread_sample(space: SearchSpace, n: int, rng: np.random.Generator) -> Population:
     """Returns `n` architectures (n, g) whose composition varies widely, duplicates among them.
@@ -97,8 +100,9 @@ def likely_members(
 
     With exact costs much can be said before the first label: whatever the losses to be learned are, a network that
     pays for what brings little is on no front. For every row these losses are drawn from a prior (falling with the
-    costs, otherwise linear in the features with random weights); of the front of the draw and the exact losses, the
-    row is taken whose costs are farthest from those of the rows before it. Thompson sampling before any data.
+    costs, otherwise linear in the features with small random weights: large ones favour odd networks); of the front of
+    the draw and the exact losses, the row is taken whose costs are farthest from those of the rows before it. Thompson
+    sampling before any data.
 
     Args:
         encoding: with the logarithms of the exact losses in its outside blocks.
@@ -113,7 +117,9 @@ def likely_members(
     n_learned = int(np.isnan(exact(chosen)).any(axis=0).sum())
     falling: FloatArray = sum((-m.sum(axis=1) for m in encoding.outside_maps), np.zeros(encoding.n_features))
     for _ in range(count):
-        draws = [sum(m @ rng.standard_normal(m.shape[1]) for m in encoding.inside_maps) for _ in range(n_learned)]
+        draws = [
+            sum(CHANCE * m @ rng.standard_normal(m.shape[1]) for m in encoding.inside_maps) for _ in range(n_learned)
+        ]
         guessed = partial(_guessed, encoding, exact, falling[:, None] + np.stack(draws, axis=1))
         if pool is None:
             start = np.concatenate([rows, spread_sample(space, 100, rng)])

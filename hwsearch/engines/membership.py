@@ -17,11 +17,11 @@ def membership(beliefs: Beliefs, rng: np.random.Generator, *, n_samples: int = N
     """Returns the probability (n,) of every row of `beliefs.population` to keep the limits with no known row better.
 
     True losses are drawn from the surrogates' posterior given all labels and their standard errors, rows together, so
-    that what labels of like architectures say counts too. Labels without a standard error are taken for true. Losses
-    of a column count in the warped unit, which changes no domination. Rows with a label missing have probability 0.
+    that what labels of like architectures say counts too. Labels without a standard error are taken for true. Rows with
+    a label missing have probability 0.
 
     Args:
-        beliefs: with at most as many labelled rows as a surrogate is conditioned on.
+        beliefs: with at most as many labelled rows as a surrogate is conditioned on: the others are taken for true.
         rng: of the draws.
         n_samples: draws; the standard error of a probability is at most 0.5 / sqrt(n_samples).
     """
