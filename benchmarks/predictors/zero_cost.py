@@ -1,6 +1,6 @@
 """Do zero-cost scores help to predict the accuracy of subnets? Digits, the super-network of configs/quickstart.yaml.
 
-python -m benchmarks.predictors.zero_cost label --out labels.npz [--config configs/quickstart.yaml] [--nets 140]
+python -m benchmarks.predictors.zero_cost label --out labels.npz [--config FILE] [--nets 140] [--epochs 15]
 python -m benchmarks.predictors.zero_cost compare --labels labels.npz [--rows 20 50] [--seeds 8] [--model auto]
 python -m benchmarks.predictors.zero_cost time [--nets 12]
 
@@ -29,14 +29,14 @@ from search_spaces.ofa_networks import OfaMobilenetV3
 from search_spaces.supernet import Supernet
 
 
-def label(config: Path, out: Path, *, nets: int) -> None:
+def label(config: Path, out: Path, *, nets: int, epochs: int, calibration: int) -> None:
     """Trains, evaluates, stores rows (n, g) and accuracies (n,)."""
-    plan = build.load(config)
+    plan = build.load(config, (f"training.epochs={epochs}",))
     data = plan.dataset
     assert data is not None
     supernet = plan.supernet()
     train(supernet, data, plan.training())
-    batches = calibration_batches(data.train, n=1024)
+    batches = calibration_batches(data.train, n=calibration)
     rows = distinct(supernet, nets, seed=11)
     found = [evaluate(supernet.extract(a), data.holdout, calibration=batches) for a in plan.space.architectures(rows)]
     accuracy = np.array([score.accuracy for score in found])
@@ -115,10 +115,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[20, 50])
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--model", default="auto")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--calibration", type=int, default=1024)
     args = parser.parse_args()
     one_thread()
     if args.what == "label":
-        label(args.config, args.out, nets=args.nets or 140)
+        label(args.config, args.out, nets=args.nets or 140, epochs=args.epochs, calibration=args.calibration)
     elif args.what == "compare":
         compare(args.labels, rows=args.rows, seeds=args.seeds, model=args.model)
     else:
