@@ -1,11 +1,11 @@
 """Do zero-cost scores help to predict the accuracy of subnets? Digits, the super-network of configs/quickstart.yaml.
 
-python -m benchmarks.predictors.zero_cost label --out labels.npz [--config configs/quickstart.yaml] [--nets 140]
-python -m benchmarks.predictors.zero_cost compare --labels labels.npz [--rows 20 50] [--seeds 8]
+python -m benchmarks.predictors.zero_cost label --out labels.npz [--config FILE] [--nets 140] [--epochs 15]
+python -m benchmarks.predictors.zero_cost compare --labels labels.npz [--rows 20 50] [--seeds 8] [--model auto]
 python -m benchmarks.predictors.zero_cost time [--nets 12]
 
 `label` trains the super-network and stores the hold-out accuracy of subnets drawn uniformly, BatchNorm recalibrated.
-`compare` fits `Auto` to some rows, with and without scores, and tests on all others. `time` is CPU time on one core.
+`compare` fits a predictor to some rows, with and without scores, and tests on the rest. `time` is CPU time of one core.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from scipy.stats import kendalltau
 
 from benchmarks.measurement.nets import distinct, one_thread
 from hwsearch import build
+from hwsearch.build import registry
 from hwsearch.evaluation import calibration_batches, evaluate
 from hwsearch.net_scores import NetScores
 from hwsearch.training.supernet_training import train
 from hwsearch.zero_cost import SCORES, scores
-from predictors.auto import Auto
 from search_spaces.ofa_networks import OfaMobilenetV3
 from search_spaces.supernet import Supernet
 
 
-def label(config: Path, out: Path, *, nets: int) -> None:
+def label(config: Path, out: Path, *, nets: int, epochs: int, calibration: int) -> None:
     """Trains, evaluates, stores rows (n, g) and accuracies (n,)."""
-    plan = build.load(config)
+    plan = build.load(config, (f"training.epochs={epochs}",))
     data = plan.dataset
     assert data is not None
     supernet = plan.supernet()
     train(supernet, data, plan.training())
-    batches = calibration_batches(data.train, n=1024)
+    batches = calibration_batches(data.train, n=calibration)
     rows = distinct(supernet, nets, seed=11)
     found = [evaluate(supernet.extract(a), data.holdout, calibration=batches) for a in plan.space.architectures(rows)]
     accuracy = np.array([score.accuracy for score in found])
@@ -45,7 +45,7 @@ def label(config: Path, out: Path, *, nets: int) -> None:
     print(f"{nets} subnets, accuracy {accuracy.min():.3f} to {accuracy.max():.3f}, {found[0].n} examples")
 
 
-def compare(labels: Path, *, rows: list[int], seeds: int) -> None:
+def compare(labels: Path, *, rows: list[int], seeds: int, model: str) -> None:
     """Prints Kendall's tau of predictors to the labels of rows that they were not fitted on."""
     stored = np.load(labels)
     plan = build.load(Path(str(stored["config"])))
@@ -67,16 +67,17 @@ def compare(labels: Path, *, rows: list[int], seeds: int) -> None:
             seen, rest = order[:n], order[n:]
             taus = []
             for given in (None, of_nets):
-                model = Auto(supernet.space, layers=supernet.layers, scores=given).fit(population[seen], values[seen])
-                taus.append(float(kendalltau(model.predict(population[rest]).mean, values[rest]).statistic))
+                predictor = registry.predictor(model, supernet.space, layers=supernet.layers, scores=given)
+                answer = predictor.fit(population[seen], values[seen]).predict(population[rest])
+                taus.append(float(kendalltau(answer.mean, values[rest]).statistic))
             found.append(taus)
             print(f"  {n} rows, draw {seed}: tau {taus[0]:.3f} without, {taus[1]:.3f} with", flush=True)
         without, with_scores = np.array(found).T
         better = with_scores - without
         print(
-            f"{n} rows: tau without {np.median(without):.3f}, with {np.median(with_scores):.3f}; difference mean "
-            f"{better.mean():+.3f} (standard error {better.std(ddof=1) / np.sqrt(seeds):.3f}), better in "
-            f"{int((better > 0).sum())} of {seeds} draws",
+            f"{model}, {n} rows: tau without {np.median(without):.3f}, with {np.median(with_scores):.3f}; "
+            f"difference mean {better.mean():+.3f} (standard error {better.std(ddof=1) / np.sqrt(seeds):.3f}), "
+            f"better in {int((better > 0).sum())} of {seeds} draws",
             flush=True,
         )
 
@@ -113,12 +114,15 @@ def main() -> None:
     parser.add_argument("--nets", type=int)
     parser.add_argument("--rows", type=int, nargs="+", default=[20, 50])
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--calibration", type=int, default=1024)
     args = parser.parse_args()
     one_thread()
     if args.what == "label":
-        label(args.config, args.out, nets=args.nets or 140)
+        label(args.config, args.out, nets=args.nets or 140, epochs=args.epochs, calibration=args.calibration)
     elif args.what == "compare":
-        compare(args.labels, rows=args.rows, seeds=args.seeds)
+        compare(args.labels, rows=args.rows, seeds=args.seeds, model=args.model)
     else:
         timing(args.nets or 12)
 
