@@ -70,7 +70,7 @@ class Ahead:
         """
         open_ = sorted((s for s in slots if self.room(s) > 0), key=lambda s: len(self._lying.get(s, ())))
         for n, slot in enumerate(open_):
-            if not evaluations:
+            if not evaluations or _lost_before(evaluations[0]):
                 break
             share = -(-len(evaluations) // (len(open_) - n))  # the last ones of a run go to all workers
             group = self._next_group(evaluations, min(self.group, share))
@@ -79,9 +79,9 @@ class Ahead:
             self._lying.setdefault(slot, deque()).extend(map(Lying, group, refs))
 
     def _next_group(self, evaluations: deque[Waiting], most: int) -> list[Waiting]:
-        """Takes out the next group; what was lost before goes alone, so that a killer is found."""
+        """Takes out the next group, up to what was lost before."""
         group = [evaluations.popleft()]
-        while len(group) < most and evaluations and not any(w.attempt or w.moves for w in (group[0], evaluations[0])):
+        while len(group) < most and evaluations and not _lost_before(evaluations[0]):
             group.append(evaluations.popleft())
         return group
 
@@ -114,3 +114,11 @@ class Ahead:
                 break
             entry.waiting.moves += 1
         return [entry.waiting for entry in lying]
+
+
+def _lost_before(waiting: Waiting) -> bool:
+    """Whether a job went down with a worker: it waits for an idle one and runs alone, so that a killer is found.
+
+    With another behind it, it might be blamed for that one: a dying process takes answers along that are on their way.
+    """
+    return bool(waiting.attempt or waiting.moves)

@@ -322,10 +322,14 @@ class RayExecutor(Executor):
     # -- work that lies ready where evaluations are short ----------------------------------------------
 
     def _open_to_more(self) -> list[Slot]:
-        """Returns busy workers at which evaluations may lie; none while these are long or a timing is due."""
+        """Returns busy workers at which evaluations may lie; none while these are long or a timing is due.
+
+        What was lost before runs alone, see `Ahead`.
+        """
         if not self._ahead.group or any(s.job is not None or self._has_enough(s) for s in self._exclusive()):
             return []
-        return [s for s in self._busy if s.device is None and s not in self._doubted]
+        accuracy = (s for s in self._busy if s.device is None)
+        return [s for s in accuracy if s not in self._doubted and not (s.attempt or s.moves)]
 
     @property
     def free(self) -> int:
@@ -341,7 +345,7 @@ class RayExecutor(Executor):
             )
 
     def _finish(self, slot: Slot, outcome: Any, *, replace_worker: bool = True) -> list[Result]:
-        if type(outcome) is WorkerDied and self._ahead.shares(slot):
+        if type(outcome) is WorkerDied and (self._ahead.shares(slot) or self._ahead.behind(slot) is not None):
             outcome = GroupLost(str(outcome))
         results = super()._finish(slot, outcome, replace_worker=replace_worker)
         if slot.broken is not None:

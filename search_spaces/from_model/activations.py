@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Batch = tuple[Tensor, ...]
 ROWS = 16384
-"""Rows (tokens, pixels) per layer that are kept: ten times the inputs of a large layer."""
+"""Rows (tokens, pixels) per layer that are kept, of those that matter: ten times the inputs of a large layer."""
 EXAMPLES = 64
 """In one backward pass."""
 
@@ -30,13 +30,43 @@ class Originals:
         batch: all calibration examples.
         outputs: layer -> its output, (rows, channels).
         sums: layer -> its input, where that is a sum, (rows, channels).
-        weights: layer -> how much an error in each row of its output moves the model's output, (rows,), mean 1.
+        weights: layer -> how much an error in each row of its output moves the model's output, (rows,).
+        kept: which rows of all these are, see `Kept`.
     """
 
     batch: Batch
     outputs: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
+    kept: Kept
+
+
+class Kept:
+    """Which rows of a value are kept, the same ones of all values with as many rows.
+
+    Rows without weight in every layer, such as padding that the model masks, are left out, so that they take no room
+    from others; of the rest all are kept or `ROWS` at random.
+
+    Args:
+        weights: layer -> of all rows of its output, (rows,).
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        matters: dict[int, Tensor] = {}
+        for w in weights.values():
+            matters[len(w)] = matters.get(len(w), torch.zeros(len(w), dtype=torch.bool)) | (w > 0)
+        self._rows = {count: chosen(mask.nonzero()[:, 0]) for count, mask in matters.items()}
+
+    def of(self, flat: Tensor) -> Tensor:
+        """Returns the kept rows of a value (rows, channels), a copy."""
+        count = len(flat)
+        if count not in self._rows:
+            self._rows[count] = chosen(torch.arange(count))
+        return flat[self._rows[count]]
+
+    def out(self, x: Tensor, *, of: nn.Module) -> Tensor:
+        """Returns the kept rows of a layer's output, (rows, channels); `of` says where its channels are."""
+        return self.of(_flat(x.detach(), of=of))
 
 
 def originals(family: FromModel, batches: Sequence[Batch]) -> Originals:
@@ -47,6 +77,8 @@ def originals(family: FromModel, batches: Sequence[Batch]) -> Originals:
         batches: calibration inputs, as the model takes them.
     """
     captured = family.captured
+    of_rows = family.row_weights(batches)
+    kept = Kept(of_rows)
     layers = {p: m for p, m in captured.module.named_modules() if fitted(m)}
     sums: dict[str, None] = {}
     for node in captured.graph.nodes:
@@ -61,14 +93,14 @@ def originals(family: FromModel, batches: Sequence[Batch]) -> Originals:
         if path in family.repairable():
 
             def after(module: nn.Module, args: Batch, output: Tensor, path: str = path) -> None:
-                outputs[path] = rows(output, of=module)
+                outputs[path] = kept.out(output, of=module)
 
             handles.append(layer.register_forward_hook(after))
     for path in sums:
         layer = captured.module.get_submodule(path)
 
         def before(module: nn.Module, args: Batch, path: str = path) -> None:
-            inputs[path] = rows(args[0], of=module)
+            inputs[path] = kept.out(args[0], of=module)
 
         handles.append(layer.register_forward_pre_hook(before))
     batch = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -78,8 +110,8 @@ def originals(family: FromModel, batches: Sequence[Batch]) -> Originals:
     finally:
         for handle in handles:
             handle.remove()
-    weights = {p: w[chosen(len(w))] for p, w in family.row_weights(batches).items() if p in outputs}
-    return Originals(batch, outputs, inputs, weights)
+    weights = {p: kept.of(w) for p, w in of_rows.items() if p in outputs}
+    return Originals(batch, outputs, inputs, weights, kept)
 
 
 def sensitivities(family: FromModel, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -163,12 +195,6 @@ def _flat(x: Tensor, *, of: nn.Module) -> Tensor:
     return x.movedim(_channels(of), -1).reshape(-1, x.shape[_channels(of)])
 
 
-def rows(x: Tensor, *, of: nn.Module) -> Tensor:
-    """Returns the chosen rows of a value, (rows, channels), a copy; `of`: a layer that says where its channels are."""
-    flat = _flat(x.detach(), of=of)
-    return flat[chosen(len(flat))].clone()
-
-
 def unfolded(layer: nn.Module, x: Tensor) -> Tensor:
     """Returns what a linear layer or convolution multiplies by its weight, (rows, inputs * kernel)."""
     if isinstance(layer, nn.Conv2d):
@@ -178,8 +204,9 @@ def unfolded(layer: nn.Module, x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def chosen(count: int) -> Tensor:
-    """Returns which of `count` rows are kept, ascending: all of them or `ROWS` at random, the same at every call."""
-    if count <= ROWS:
-        return torch.arange(count)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(count))[:ROWS].sort().values
+def chosen(candidates: Tensor) -> Tensor:
+    """Returns which of some rows (k,) are kept, ascending: all of them or `ROWS` at random, the same at every call."""
+    if len(candidates) <= ROWS:
+        return candidates
+    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(len(candidates)))
+    return candidates[order[:ROWS].sort().values]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from search_spaces.from_model.activations import Originals, fitted, rows, unfolded
-from search_spaces.from_model.activations import chosen as chosen_rows
+from search_spaces.from_model.activations import Originals, fitted, unfolded
 from search_spaces.from_model.least_squares import solve
 from search_spaces.from_model.rebuild import rebuild
 
@@ -102,7 +101,7 @@ class _Repair(fx.Interpreter):
         self, path: str, layer: nn.Linear | nn.Conv2d, x: Tensor, goal: Tensor | None, *, now: Tensor
     ) -> Tensor | None:
         """Changes a layer so that `now` comes closer to the original's; returns by how much it did, like `now`."""
-        present = rows(now, of=layer)
+        present = self.wanted.kept.out(now, of=layer)
         if goal is None or path not in self.wanted.weights or len(goal) != len(present):
             return None
         if goal.shape[1] != present.shape[1]:
@@ -123,9 +122,8 @@ class _Repair(fx.Interpreter):
         flat = unfolded(layer, x)
         sparse = layer.weight == 0
         kept = ~sparse.flatten(1) if bool(sparse.any()) else None
-        delta, shift = solve(
-            flat[chosen_rows(len(flat))], lack, weights=weights, bias=layer.bias is not None, kept=kept
-        )
+        x_kept = self.wanted.kept.of(flat)
+        delta, shift = solve(x_kept, lack, weights=weights, bias=layer.bias is not None, kept=kept)
         delta = delta.reshape(layer.weight.shape)
         layer.weight += delta
         if layer.bias is not None:

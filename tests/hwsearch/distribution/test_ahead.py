@@ -81,7 +81,13 @@ def test_what_was_lost_before_goes_alone() -> None:
     evaluations = waiting(1, 2) + waiting(3, attempt=1) + waiting(4, moves=1) + waiting(5, 6)
     ahead.send(slots, evaluations, message=sent)
     ahead.send(slots, evaluations, message=sent)
-    assert sent.groups == [("a", [1, 2]), ("b", [3]), ("c", [4]), ("d", [5]), ("e", [6])]
+    assert sent.groups == [("a", [1, 2])]  # the next one waits for a worker without a job
+    evaluations.popleft()
+    ahead.send(slots, evaluations, message=sent)
+    assert sent.groups == [("a", [1, 2])]
+    evaluations.popleft()
+    ahead.send(slots, evaluations, message=sent)
+    assert sent.groups[1:] == [("b", [5]), ("c", [6])]
 
 
 def test_those_that_came_with_a_killer_are_marked_and_those_behind_are_not() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.from_model import SpaceOptions, space_from_model
-from search_spaces.from_model.activations import ROWS, chosen, sensitivities
+from search_spaces.from_model.activations import ROWS, Kept, chosen, sensitivities
 from search_spaces.from_model.importance import importance
 from search_spaces.from_model.least_squares import RIDGE, solve
 
@@ -64,9 +64,27 @@ def test_rows_that_do_not_reach_the_output_have_no_weight() -> None:
 
 
 def test_the_rows_that_are_kept_are_always_the_same() -> None:
-    assert torch.equal(chosen(10), torch.arange(10))
-    many = chosen(3 * ROWS)
-    assert len(many) == ROWS and torch.equal(many, chosen(3 * ROWS)) and bool((many.diff() > 0).all())
+    few, many = torch.tensor([2, 3, 7]), torch.arange(1, 6 * ROWS, 2)
+    assert torch.equal(chosen(few), few)
+    some = chosen(many)
+    assert len(some) == ROWS and torch.equal(some, chosen(many)) and bool((some.diff() > 0).all())
+    assert bool((some % 2 == 1).all())
+
+
+def test_rows_that_matter_to_no_layer_take_no_room() -> None:
+    """Half of the rows are padding: as many of the others are kept as without it, the same ones of every value."""
+    n = 2 * ROWS
+    real, last = torch.arange(n) % 2 == 0, torch.arange(n) == 1
+    kept = Kept({"first": real.float(), "second": (real | last).float(), "other": torch.ones(6)})
+    values = torch.arange(n).float()[:, None]
+    rows = kept.of(values)[:, 0]
+    assert len(rows) == ROWS and float((rows % 2 == 0).float().mean()) > 0.999
+    assert torch.equal(kept.of(values * 2)[:, 0], rows * 2)
+    assert len(kept.of(values[:6])) == 6
+    assert len(kept.of(values[:9])) == 9  # of which no layer says anything
+    layer = nn.Conv2d(1, 3, 1)
+    out = numbers(1, 3, 2, 3)
+    assert torch.equal(kept.out(out, of=layer), out[0].flatten(1).T)
 
 
 def test_surgery_removes_a_copy_first_and_magnitude_does_not() -> None:
@@ -74,6 +92,8 @@ def test_surgery_removes_a_copy_first_and_magnitude_does_not() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     with torch.no_grad():
         model[0].weight.copy_(numbers(8, 6))
+        model[0].bias.zero_()
+        model[2].weight.copy_(numbers(3, 8, seed=2).sign())  # none is free because nothing reads it
         model[0].weight[0] *= 3
         model[0].weight[1], model[0].bias[1] = model[0].weight[0], model[0].bias[0]
     batches = [(numbers(300, 6, seed=3),)]
