@@ -1,6 +1,6 @@
 """MiniLM with a short distillation: how faithful do encoders become that are 1.5 and 2 times faster?
 
-python -m benchmarks.own_model.distil --targets 1.2 1.5 2 [--seconds 900] [--threads 1] [--out runs/distil]
+python -m benchmarks.own_model.distil --targets 1.2 1.35 1.5 2 [--seconds 900] [--threads 1] [--out runs/distil]
 
 Each starts from the repaired post-training net; the one for 1.2 is not trained. All are measured in fp32 and in int8.
 The training data are sentences alone: docstrings of the standard library
@@ -40,6 +40,7 @@ from search_spaces.supernet import Supernet
 
 PLANS: dict[str, dict[str, Any]] = {  # shares of feed-forward width and heads; layers that go as a whole
     "1.2": {"feed": 0.6875, "heads": 1.0, "without": ()},
+    "1.35": {"feed": 0.5833, "heads": 1.0, "without": ()},
     "1.5": {"feed": 0.5, "heads": 1.0, "without": ()},
     "2": {"feed": 0.4375, "heads": 0.8333, "without": (4,)},
 }
