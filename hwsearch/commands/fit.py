@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.commands.recipe import Recipe, own_held_out, parts, recipe
-from hwsearch.commands.run_effects import RunEffects, run_effects, widen
+from hwsearch.commands.run_effects import RunEffects, can_widen, run_effects, widen
 from hwsearch.commands.space_source import open_space
 from hwsearch.errors import UserError
 from hwsearch.importers.table import read_table
@@ -152,7 +152,7 @@ def fitted(
     held, quality, effects = None, None, None
     if len(rows) >= LEAST_TO_VALIDATE:
         held = own_held_out(predictor) or cross_predict(how.make, rows, values, k=8, stds=stds)
-        if runs is not None and len(runs) == len(rows) and (held.mean > 0).all():
+        if runs is not None and len(runs) == len(rows) and can_widen(predictor) and (held.mean > 0).all():
             effects = run_effects((values - held.mean) / held.mean, runs)
         if effects is not None and effects.shared_std > 0:
             predictor, held = _for_another_session(how, rows, values, stds, effects)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,12 @@ def run_effects(residuals: FloatArray, runs: NDArray[np.intp]) -> RunEffects | N
     return RunEffects(n_runs, float(np.sqrt(shared)), float(np.sqrt(within)), (trust * (means - overall))[member])
 
 
+def can_widen(predictor: Predictor) -> TypeGuard[Auto | FeatureModel | Transfer]:
+    """Whether a predictor's deviations can be widened: those of this package; a third party's says what it says."""
+    return isinstance(predictor, Auto | FeatureModel | Transfer)
+
+
 def widen(predictor: Predictor, factor: float) -> None:
-    """Multiplies a fitted predictor's deviations, and with them its intervals, by a factor."""
-    assert isinstance(predictor, Auto | FeatureModel | Transfer), "every model of the command line is one of these"
-    predictor.stretch_ *= factor
+    """Multiplies a fitted predictor's deviations, and with them its intervals, by a factor, see `can_widen`."""
+    if can_widen(predictor):
+        predictor.stretch_ *= factor

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from hwsearch.commands.fit import fitted
-from hwsearch.commands.recipe import recipe
+from hwsearch.commands.recipe import Recipe, recipe
 from hwsearch.commands.run_effects import run_effects
 from hwsearch.commands.space_source import open_space
+from predictors.base import FloatArray, Prediction, Predictor, Sources, State
+from search_spaces.space import Population, SearchSpace
 
 GENES = {"genes": {name: [1, 2, 3, 4] for name in "abcd"}}
 SHARED, OWN = 0.03, 0.01
@@ -85,3 +87,39 @@ def test_intervals_hold_labels_of_another_session(tmp_path: Path) -> None:
     assert np.mean(covered["without"]) < np.mean(covered["with runs"]) - 0.05
     # Labels freed of their runs' shares leave less error in how networks differ.
     assert np.mean(error["with runs"]) < 0.75 * np.mean(error["without"])
+
+
+class Foreign(Predictor):
+    """A third party's: it knows nothing of widening."""
+
+    kind = "foreign"
+
+    def fit(self, population: Population, values: FloatArray, *, stds: FloatArray | None = None) -> Foreign:
+        self.mean_ = float(values.mean())
+        return self
+
+    def predict(self, population: Population) -> Prediction:
+        return Prediction(np.full(len(population), self.mean_), np.ones(len(population)))
+
+    def state(self) -> State:
+        raise NotImplementedError
+
+    @classmethod
+    def from_state(cls, space: SearchSpace, state: State, *, sources: Sources) -> Foreign:
+        raise NotImplementedError
+
+
+class ForeignRecipe(Recipe):
+    def make(self) -> Predictor:
+        return Foreign(self.source.space)
+
+
+def test_a_third_party_predictor_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "genes.yaml"
+    path.write_text(yaml.safe_dump(GENES))
+    how = ForeignRecipe(open_space(str(path)), "latency_ms")
+    rows, runs = how.source.space.enumerate()[:48], np.arange(48) // SIZE
+    shift = SHARED * np.random.default_rng(0).standard_normal(12)[runs]
+    found = fitted(how, rows, 20 * (1 + shift) + 0.01 * np.arange(48), unit="ms", curve=False, runs=runs)
+    assert found.runs is None
+    np.testing.assert_array_equal(found.predictor.predict(rows).std, 1.0)
